@@ -1,0 +1,66 @@
+"""A bundle appears whole or not at all: it is made beside its final name and renamed."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.constants import MANIFEST
+from runtime.integrity import sha256
+from runtime.manifest import FileSpec, Manifest
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise FileExistsError or FileNotFoundError unless a bundle may be written to `output`.
+
+    Even with `overwrite` only a bundle or an empty directory is replaced, so that a mistyped path loses nothing.
+    """
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the directory {output.absolute().parent} for the bundle does not exist")
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"the output {output} exists; choose another --output or add --overwrite")
+    if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
+        raise FileExistsError(f"the output {output} exists and is not a bundle; it is not overwritten")
+
+
+@contextlib.contextmanager
+def unfinished(output: Path) -> Iterator[Path]:
+    """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it.
+
+    What a killed build left there is removed first. A build that is still running holds a lock on it.
+    """
+    partial = output.absolute().with_name(f".{output.absolute().name}.partial")
+    lock = partial.with_suffix(".lock")
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"another build is writing {output}") from None
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def file_specs(directory: Path) -> dict[str, FileSpec]:
+    """Size and hash of every file below `directory`."""
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    return {file.relative_to(directory).as_posix(): FileSpec(file.stat().st_size, sha256(file)) for file in files}
+
+
+def publish(partial: Path, manifest: Manifest, output: Path) -> None:
+    """Write the manifest, the last file, and give the bundle its name; an old bundle of that name is replaced."""
+    (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    old = partial.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    os.rename(partial, output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""PyTorch module to ONNX graph, without its weights.
+
+The module lives on the meta device, so tracing costs neither memory nor arithmetic, whatever the model's size. The
+parameters become graph inputs for as long as the optimizer runs, since there is no value to fold, and turn into
+initializers without values at the end; `export.weights` gives them their values.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript.optimizer import optimize_ir
+from torch import nn
+
+from export.graphs import GraphRecord
+
+OPSET = 23
+"""The first opset with Attention and RMSNormalization, and one that TensorRT 11 and TensorRT-RTX 1.7 accept."""
+
+_DTYPES = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
+
+
+def trace(module: nn.Module, record: GraphRecord) -> ir.Model:
+    """The ONNX graph of a module on the meta device; every parameter is an initializer without a value."""
+    examples, dynamic = _examples(record)
+    with _quiet():
+        program = torch.onnx.export(
+            module, (), kwargs=examples, dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
+            dynamic_shapes=dynamic, input_names=list(examples), output_names=[record.output.name],
+        )  # fmt: skip
+    return _optimize(program.model)
+
+
+def _optimize(model: ir.Model) -> ir.Model:
+    """Fold and simplify with the parameters out of reach, then drop the exporter's notes (stack traces, local paths)."""
+    graph = model.graph
+    parameters = list(graph.initializers.values())
+    graph.initializers.clear()
+    for value in parameters:
+        value.const_value = None
+        graph.inputs.append(value)
+    optimize_ir(model, num_iterations=1)
+    for value in parameters:
+        graph.inputs.remove(value)
+        if value.uses():
+            graph.initializers[value.name] = value
+    ClearMetadataAndDocStringPass()(model)
+    model.producer_name, model.producer_version = "ideogram4-trt", None
+    return model
+
+
+def _examples(record: GraphRecord) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, str]]]:
+    """Example inputs on the meta device, and which of their dimensions may vary."""
+    examples, dynamic = {}, {}
+    for spec in record.inputs:
+        shape = [record.example[size] if isinstance(size, str) else size for size in spec.shape]
+        examples[spec.name] = torch.zeros(shape, dtype=_DTYPES[spec.dtype], device="meta")
+        dynamic[spec.name] = {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+    return examples, dynamic
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about its own internals (torchvision, tree specs) from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Ideogram 4 as plain PyTorch modules, and the reader of its checkpoints."""

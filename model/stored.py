@@ -1,0 +1,118 @@
+"""Tensors in safetensors files: one file, or an index with shards. Nothing is read before it is asked for."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is incomplete, damaged, or of a kind that is not read."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file."""
+
+    file: Path
+    name: str
+    dtype: str
+    """As in the file's header: F32, BF16, F8_E4M3, …"""
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor in its stored type, on the CPU."""
+        with safe_open(self.file, framework="pt") as stored:
+            return stored.get_tensor(self.name)
+
+
+def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
+    """All tensors of ``stem.safetensors``, or of the shards in ``stem.safetensors.index.json``.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or not safetensors, or the index names a tensor that its shard
+            does not hold.
+    """
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if not index.is_file():
+        if not single.is_file():
+            raise CheckpointError(f"{folder} holds neither {single.name} nor {index.name}")
+        return _header(single)
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(shards.values())):
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"{index} names the shard {shard}, which is missing")
+        tensors |= _header(folder / shard)
+    if absent := sorted(name for name, shard in shards.items() if name not in tensors):
+        raise CheckpointError(f"{index} names {absent[0]} (and {len(absent) - 1} more), which no shard holds")
+    return tensors
+
+
+def _header(file: Path) -> dict[str, StoredTensor]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {}
+            for name in stored.keys():  # noqa: SIM118 - not a dict
+                part = stored.get_slice(name)
+                tensors[name] = StoredTensor(file, name, part.get_dtype(), tuple(part.get_shape()))
+            return tensors
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object from a file; CheckpointError when it is missing or is something else."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds a {type(data).__name__}, wanted an object")
+    return data
+
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+CODE_TYPE = "F8_E4M3"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from: stored tensors that follow one another along the first dimension.
+
+    There is more than one part where the checkpoint splits what the model fuses (q, k and v).
+    """
+
+    parts: tuple[StoredTensor, ...]
+    scales: tuple[StoredTensor, ...] = ()
+    """One scale per row for each part in float8; empty otherwise."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]) if self.parts[0].shape else ()
+
+    def read(self) -> Tensor:
+        """The parameter in float32; float8 codes are multiplied by their row's scale in float32."""
+        parts = []
+        for index, part in enumerate(self.parts):
+            values = part.read().float()
+            if self.scales:
+                scale = _checked(self.scales[index], self.scales[index].read().float())
+                if not (scale > 0).all():
+                    raise CheckpointError(f"{part.file}: {self.scales[index].name} holds a scale that is not above 0")
+                values *= scale.reshape(-1, *[1] * (values.ndim - 1))
+            parts.append(_checked(part, values))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _checked(stored: StoredTensor, values: Tensor) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise CheckpointError(f"{stored.file}: {stored.name} holds NaN or infinity; the file is damaged")
+    return values

@@ -1,0 +1,8 @@
+"""``python -m runtime``: the command ``trt-generate``."""
+
+import sys
+
+from runtime.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

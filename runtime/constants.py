@@ -1,0 +1,13 @@
+"""Protocol numbers shared by the packages. This file imports nothing."""
+
+IMAGE_POSITION_OFFSET = 65536
+"""First coordinate of the image tokens on all three RoPE axes; text tokens count up from 0 and never reach it."""
+
+DEFAULT_BUNDLE = "ideogram4-bundle"
+"""Directory, relative to the working directory, that ``export.build`` writes and ``trt-generate`` reads by default."""
+
+BUNDLE_VARIABLE = "IDEOGRAM4_BUNDLE"
+"""Environment variable with the bundle directory for ``trt-generate``; ``--bundle`` wins over it."""
+
+MANIFEST = "manifest.json"
+"""Name of the manifest in a bundle. It is written last: a directory that has one is complete."""

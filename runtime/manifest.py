@@ -1,0 +1,213 @@
+"""The bundle's manifest: what the bundle holds, and what the runtime must know to run it.
+
+Format, version 1. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
+`Manifest`) and the files that its ``files`` object lists; paths use ``/``, are relative, and never leave the
+directory. Unknown keys, other versions, missing keys and values of another type are refused. The manifest is written
+last, so a directory that has one is complete.
+"""
+
+import json
+import types
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from runtime.constants import MANIFEST
+
+FORMAT = "ideogram4-bundle"
+VERSION = 1
+
+
+class BundleError(ValueError):
+    """A bundle is incomplete, damaged, or of a format that this runtime does not read."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph. A dimension is a number, or the name of a size that may vary."""
+
+    name: str
+    dtype: Literal["float32", "int64", "uint8"]
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One stage of the model."""
+
+    onnx: str
+    """Path of the ONNX file in the bundle."""
+    compute: Literal["float32", "float16", "bfloat16"]
+    """Type of the matrix multiplications and convolutions inside; the boundary types are in the tensor specs."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary embedding of the diffusion transformers."""
+
+    head_dim: int
+    theta: float
+    sections: tuple[int, int, int]
+    """Lanes of the t, h and w axes."""
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How a prompt becomes tokens."""
+
+    tokenizer: str
+    """Path of the tokenizer.json in the bundle."""
+    prefix: str
+    suffix: str
+    max_tokens: int
+    """Largest number of tokens, prefix and suffix included."""
+
+
+@dataclass(frozen=True)
+class SizeSpec:
+    """Picture sizes that the model takes, in pixels."""
+
+    multiple: int
+    """Pixels per latent token on each axis: the VAE's factor times the patch."""
+    minimum: int
+    maximum: int
+    default: int
+    max_aspect: float
+    """Longer side over shorter side, at most."""
+
+    def check(self, width: int, height: int) -> None:
+        """Raise ValueError unless a picture of `width` x `height` pixels can be made."""
+        for name, value in (("width", width), ("height", height)):
+            if not self.minimum <= value <= self.maximum:
+                raise ValueError(f"{name} is {value}, wanted {self.minimum} to {self.maximum} pixels")
+            if value % self.multiple:
+                below = value - value % self.multiple
+                raise ValueError(
+                    f"{name} is {value}, wanted a multiple of {self.multiple}, such as {max(below, self.minimum)}"
+                )
+        if max(width, height) > self.max_aspect * min(width, height):
+            raise ValueError(f"the size {width}x{height} is more elongated than {self.max_aspect:g} to 1")
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """Size in bytes and SHA-256 of a file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime knows about a model; see the module's docstring for the file."""
+
+    name: str
+    """Name of the checkpoint that the bundle was made from."""
+    precision: Literal["fp32", "fp16", "bf16"]
+    timestep_dtype: Literal["float32", "bfloat16"]
+    """Type that the time is rounded to before it enters a graph."""
+    latent_stats: Literal["bn", "constants"]
+    """Where the latent statistics inside the VAE graphs come from."""
+    latent_channels: int
+    """Channels of a latent token."""
+    default_preset: str
+    rope: RopeSpec
+    prompt: PromptSpec
+    sizes: SizeSpec
+    graphs: dict[str, GraphSpec]
+    files: dict[str, FileSpec]
+    """Every file of the bundle but the manifest, by path."""
+    tools: dict[str, str]
+    """Versions of what built the bundle."""
+
+    def to_json(self) -> str:
+        """Text of ``manifest.json``."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read the text of ``manifest.json``; BundleError names the key that is wrong."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise BundleError(f'{MANIFEST} does not say "format": "{FORMAT}"; this is not a bundle')
+        version = data.pop("version", None)
+        if version != VERSION or isinstance(version, bool):
+            raise BundleError(f"the bundle's format version is {version!r}, this runtime reads {VERSION}")
+        manifest = _decode(data, cls, "")
+        for path in manifest.files:
+            _check_path(path)
+        for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values())):
+            if path not in manifest.files:
+                raise BundleError(f"{MANIFEST} uses {path!r} but does not list it in files")
+        return manifest
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or str(parts) != path:
+        raise BundleError(f"{MANIFEST} lists the path {path!r}, wanted a plain relative path inside the bundle")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read ``manifest.json`` of a bundle.
+
+    Raises:
+        FileNotFoundError: there is no such directory, or no manifest in it.
+        BundleError: the manifest is damaged or of another version.
+    """
+    file = directory / MANIFEST
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no bundle directory {directory}; python -m export.build makes one")
+    if not file.is_file():
+        raise FileNotFoundError(f"{directory} holds no {MANIFEST}: it is not a bundle, or its build did not finish")
+    try:
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{file} is not UTF-8 text: {error}") from error
+
+
+def _decode(value: Any, kind: Any, where: str) -> Any:
+    """Check a JSON value against a type annotation and convert it; `where` is its path, for the message."""
+    if is_dataclass(kind):
+        return _decode_object(value, kind, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        valid = isinstance(value, str) and value in arguments
+    elif origin is tuple:
+        valid = isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments))
+        if valid:
+            kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+            return tuple(_decode(item, k, f"{where}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True)))
+    elif origin is dict:
+        valid = isinstance(value, dict)
+        if valid:
+            return {key: _decode(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    elif origin is types.UnionType:
+        valid = type(value) in arguments
+    elif kind is float:
+        valid = type(value) in (int, float)
+    else:
+        valid = type(value) is kind
+    if not valid:
+        wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
+        raise BundleError(f"{MANIFEST}: {where} is {value!r}, wanted {wanted}")
+    return value
+
+
+def _decode_object(value: Any, kind: type, where: str) -> Any:
+    where = where or "the manifest"
+    if not isinstance(value, dict):
+        raise BundleError(f"{MANIFEST}: {where} is {value!r}, wanted an object")
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    if unknown := sorted(set(value) - set(names)):
+        raise BundleError(f"{MANIFEST}: {where} has the unknown key {unknown[0]!r}; a newer version may have made it")
+    if missing := [name for name in names if name not in value]:
+        raise BundleError(f"{MANIFEST}: {where} lacks the key {missing[0]!r}")
+    prefix = "" if where == "the manifest" else f"{where}."
+    return kind(**{name: _decode(value[name], hints[name], prefix + name) for name in names})

@@ -1,0 +1,74 @@
+"""ONNX Runtime backend. The only file that imports onnxruntime."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from runtime.backend import OpenGraph, check_feeds
+from runtime.manifest import GraphSpec
+
+_FATAL_ONLY = 4
+
+
+class OrtGraph:
+    """One graph in an ONNX Runtime session."""
+
+    def __init__(self, name: str, spec: GraphSpec, session: onnxruntime.InferenceSession) -> None:
+        self.name, self.spec, self.session = name, spec, session
+
+    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
+        """Run on one array for each input; RuntimeError when ONNX Runtime fails (out of memory, for one)."""
+        check_feeds(self.name, self.spec.inputs, feeds)
+        try:
+            return self.session.run([self.spec.outputs[0].name], feeds)[0]
+        except Exception as error:  # ONNX Runtime's errors share no other base class
+            raise RuntimeError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+
+
+def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
+    """A function that opens graphs of a bundle; see `runtime.backend.graph_opener`."""
+    providers = _providers(device)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+
+    def open_graph(name: str, spec: GraphSpec) -> OrtGraph:
+        if spec.compute == "bfloat16" and device == "cpu":
+            raise RuntimeError(
+                f"graph {name} computes in bfloat16, which ONNX Runtime cannot run on a CPU; "
+                "use --device cuda, or build the bundle with --precision fp32 or fp16"
+            )
+        try:
+            session = onnxruntime.InferenceSession(directory / spec.onnx, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors share no other base class
+            raise RuntimeError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
+        if (wanted := _name(providers[0])) not in session.get_providers():
+            raise RuntimeError(
+                f"ONNX Runtime could not start {wanted} for graph {name}: its CUDA or cuDNN libraries are missing "
+                "or of another version; use --device cpu, or install them"
+            )
+        return OrtGraph(name, spec, session)
+
+    return open_graph
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if not match:
+        raise ValueError(f"device is {device!r}, wanted cpu, cuda or cuda:N")
+    available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise RuntimeError(
+            f"this onnxruntime has no CUDA provider (it has {', '.join(available)}); "
+            "replace it with the extra 'ort-gpu', or use --device cpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": match[1] or "0"}), "CPUExecutionProvider"]
+
+
+def _name(provider: str | tuple[str, dict[str, str]]) -> str:
+    return provider if isinstance(provider, str) else provider[0]
