@@ -19,7 +19,7 @@ from export.graphs import graph_record
 from export.precision import PRECISIONS, compute_type, torch_dtype
 from export.template import prompt_affixes
 from export.trace import trace
-from model.checkpoint import STAGES, Checkpoint, open_checkpoint
+from model.checkpoint import Checkpoint, open_checkpoint
 from model.layers import set_compute_dtype
 from model.stored import CheckpointError, read_json
 from runtime.console import guard
@@ -40,17 +40,19 @@ _SPARE_BYTES = 32 << 20
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}", description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch."
+        prog=f"python -m {PROGRAM}",
+        description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch.",
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR",
         help="checkpoint directory, original or diffusers layout (default: the small demo model)")  # fmt: skip
-    add("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR", help="bundle to write (default: %(default)s)")
+    add("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
+        help="bundle to write (default: %(default)s)")  # fmt: skip
     add("--precision", choices=PRECISIONS, default="fp32",
         help="type of weights and matrix multiplications (default: %(default)s)")  # fmt: skip
     add("--backend", choices=BACKENDS, default="ort", help="what will run the bundle (default: %(default)s)")
     add("--timestep-dtype", choices=("float32", "bfloat16"),
-        help="round the time to this type (default: float32 for fp32, else bfloat16, as PyTorch pipelines do)")  # fmt: skip
+        help="round the time to this type (default: float32 for fp32, else bfloat16)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the output if it is a bundle")
     add("--no-verify", dest="verify", action="store_false", help="do not compare recorded checksums of the weights")
     add("--quiet", action="store_true", help="no progress bars and no messages")

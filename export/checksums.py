@@ -41,7 +41,5 @@ def verify(digests: dict[Path, str], progress: Callable[[int], None]) -> None:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing, though the checkpoint records its checksum")
         if (found := sha256(file)) != digest:
-            raise CheckpointError(
-                f"{file} is damaged: SHA-256 {found[:12]}…, wanted {digest[:12]}…; download it again"
-            )
+            raise CheckpointError(f"{file} is damaged: SHA-256 {found[:12]}…, wanted {digest[:12]}…; download it again")
         progress(file.stat().st_size)

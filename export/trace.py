@@ -37,7 +37,7 @@ def trace(module: nn.Module, record: GraphRecord) -> ir.Model:
 
 
 def _optimize(model: ir.Model) -> ir.Model:
-    """Fold and simplify with the parameters out of reach, then drop the exporter's notes (stack traces, local paths)."""
+    """Fold and simplify with the parameters out of reach; drop the exporter's notes, which hold local paths."""
     graph = model.graph
     parameters = list(graph.initializers.values())
     graph.initializers.clear()

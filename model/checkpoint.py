@@ -186,8 +186,9 @@ def _match(
         stage: {name: shape for name, shape in parameters.items() if not name.startswith(_DERIVED)}
         for stage, parameters in shapes.items()
     }
-    tower = {n.removeprefix("encoder."): s for n, s in stored_shapes["text_encoder"].items() if n.startswith("encoder.")}
-    projection = {n: s for n, s in stored_shapes["text_encoder"].items() if n.startswith(_TEXT_WEIGHTS)}
+    text_shapes = stored_shapes["text_encoder"]
+    tower = {n.removeprefix("encoder."): s for n, s in text_shapes.items() if n.startswith("encoder.")}
+    projection = {n: s for n, s in text_shapes.items() if n.startswith(_TEXT_WEIGHTS)}
     vae = stored_shapes["vae_encoder"] | stored_shapes["vae_decoder"]
     if latent_stats == "bn":
         vae |= dict.fromkeys(_BN, shapes["vae_decoder"][_STATS + "mean"])
@@ -197,10 +198,10 @@ def _match(
         "text_encoder": tower,
         "vae": vae,
     }
+    after_taps = (f"layers.{layer}." for layer in range(TAPS[-1] + 1, text.num_hidden_layers))
     unused = {
         "unconditional_transformer": (_TEXT_WEIGHTS,),  # it sees no text
-        "text_encoder": ("visual.", "lm_head.", "norm.")
-        + tuple(f"layers.{layer}." for layer in range(TAPS[-1] + 1, text.num_hidden_layers)),
+        "text_encoder": ("visual.", "lm_head.", "norm.", *after_taps),
         "vae": ("bn.",),
     }
     problems: list[str] = []

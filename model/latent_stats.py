@@ -3,6 +3,7 @@
 They are not FLUX.2's batch-norm statistics, which the ``vae`` folder of an original-layout checkpoint may still hold.
 """
 
+# fmt: off
 LATENT_SHIFT = (
     0.01984364, 0.10149707, 0.29689495, 0.27188619, -0.21445648, -0.15979549, 0.05021099, -0.15083604,
     -0.15360136, -0.20131799, 0.01922352, 0.0622626, 0.10140969, -0.06739428, 0.3758261, -0.233712,

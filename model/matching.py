@@ -1,7 +1,7 @@
 """Match the tensors that a checkpoint folder holds with the parameters that a model wants."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,35 +80,38 @@ def _parameter(name: str) -> tuple[str, int]:
     return name, 0
 
 
-def _source(
-    folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts, problems: list[str]
-) -> Source | None:
-    places = sorted(found.tensors)
-    split = any(".to_" in tensor.name for tensor in found.tensors.values()) and ".qkv." in parameter
-    wanted_places = [0, 1, 2] if split else [0]
-    if places != wanted_places:
-        absent = [place for place in wanted_places if place not in places]
-        names = [parameter.replace("qkv", "to_" + "qkv"[place]) if split else parameter for place in absent]
-        problems += [f"{folder.name}: missing tensor {name} {list(shape)}" for name in names]
+def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts, problems: list[str]) -> Source | None:
+    """The source of one parameter, or None after its problems have been appended."""
+    if not found.tensors:
+        problems.append(f"{folder.name}: missing tensor {parameter} {list(shape)}")
         return None
-    source = Source(tuple(found.tensors[place] for place in places), tuple(found.scales[p] for p in sorted(found.scales)))
+    split = any(f".{name}." in tensor.name for name in _SPLIT for tensor in found.tensors.values())
+    count = len(_SPLIT) if split else 1
+    part_shape = (shape[0] // count, *shape[1:]) if shape else ()
     before = len(problems)
-    coded = [part for part in source.parts if part.dtype == CODE_TYPE]
-    for part in source.parts:
-        if part.dtype not in (*FLOAT_TYPES, CODE_TYPE):
-            problems.append(f"{folder.name}: {part.name} is {part.dtype}, wanted one of {', '.join(FLOAT_TYPES)}, {CODE_TYPE}")
-    if sorted(found.scales) != (places if coded else []) or (coded and len(coded) != len(places)):
-        problems.append(
-            f"{folder.name}: {parameter} has {len(coded)} {CODE_TYPE} tensors and {len(found.scales)} weight_scale "
-            f"tensors, wanted one scale for each of them"
-        )
-    for part, scale in zip(source.parts, source.scales, strict=False):
-        if scale.shape != part.shape[:1]:
-            problems.append(f"{folder.name}: {scale.name} is {list(scale.shape)}, wanted {list(part.shape[:1])}")
-    consistent = all(part.shape[1:] == source.parts[0].shape[1:] for part in source.parts)
-    if not consistent or source.shape != shape:
-        for part in source.parts:
-            wanted = [shape[0] // len(places), *shape[1:]]
-            if list(part.shape) != wanted:
-                problems.append(f"{folder.name}: {part.name} is {list(part.shape)}, wanted {wanted}")
-    return source if len(problems) == before else None
+    for place in range(count):
+        tensor, scale = found.tensors.get(place), found.scales.get(place)
+        if tensor is None:
+            name = parameter.replace("attention.qkv", list(_SPLIT)[place])
+            problems.append(f"{folder.name}: missing tensor {name} {list(part_shape)}")
+            continue
+        problems += (f"{folder.name}: {problem}" for problem in _defects(tensor, scale, part_shape))
+    if len(problems) > before:
+        return None
+    return Source(
+        tuple(found.tensors[place] for place in range(count)),
+        tuple(found.scales[place] for place in range(count) if place in found.scales),
+    )
+
+
+def _defects(tensor: StoredTensor, scale: StoredTensor | None, shape: tuple[int, ...]) -> Iterator[str]:
+    if tensor.shape != shape:
+        yield f"{tensor.name} is {list(tensor.shape)}, wanted {list(shape)}"
+    if tensor.dtype not in (*FLOAT_TYPES, CODE_TYPE):
+        yield f"{tensor.name} is {tensor.dtype}, wanted {', '.join(FLOAT_TYPES)} or {CODE_TYPE}"
+    if tensor.dtype == CODE_TYPE and scale is None:
+        yield f"missing tensor {tensor.name}{_SCALE} [{tensor.shape[0]}], the row scales of {CODE_TYPE} codes"
+    if scale is not None and tensor.dtype != CODE_TYPE:
+        yield f"unexpected tensor {scale.name}: {tensor.name} is {tensor.dtype}, which has no scales"
+    if scale is not None and (scale.shape != tensor.shape[:1] or scale.dtype not in FLOAT_TYPES):
+        yield f"{scale.name} is {scale.dtype}{list(scale.shape)}, wanted F32{list(tensor.shape[:1])}"

@@ -4,14 +4,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from runtime.backend import BACKENDS
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.manifest import read_manifest
 from runtime.picture import PendingFiles, numbered, png
-from runtime.pipeline import UNCONDITIONAL, Generated, Pipeline
+from runtime.pipeline import Pipeline
+from runtime.plan import UNCONDITIONAL, make_plan
+from runtime.prompt import PromptEncoder
 from runtime.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS, parse_guidance
 
 PROGRAM = "trt-generate"
@@ -26,12 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         "a preset and without --steps the bundle's default preset is used.",
     )
     add = parser.add_argument
-    add("--bundle", type=Path, metavar="DIR", help=f"bundle directory (default: ${BUNDLE_VARIABLE}, else {DEFAULT_BUNDLE})")
+    add("--bundle", type=Path, metavar="DIR",
+        help=f"bundle directory (default: ${BUNDLE_VARIABLE}, else {DEFAULT_BUNDLE})")  # fmt: skip
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--prompt", metavar="TEXT", help="plain text or an Ideogram 4 JSON caption")
     text.add_argument("--prompt-file", metavar="FILE", help="file with the prompt, UTF-8; - for standard input")
     add("--output", type=Path, default=Path("ideogram4.png"), metavar="FILE",
-        help="PNG to write (default: %(default)s); with several pictures -0, -1, … is put before the suffix")  # fmt: skip
+        help="PNG to write (default: %(default)s); several get -0, -1, … before the suffix")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--width", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
     add("--height", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
@@ -45,8 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--std", type=float, metavar="X", help="standard deviation of the schedule")
     add("--seed", type=int, metavar="N", help="of the start noise, the same as PyTorch's CPU seed (default: random)")
     add("--num-images", type=int, default=1, metavar="N", help="pictures for the prompt (default: %(default)s)")
-    add("--unconditional", choices=UNCONDITIONAL, default="graph", help="where guidance takes the unconditional "
-        "velocity from: its own graph, the conditional graph without text, or off = no guidance (default: %(default)s)")  # fmt: skip
+    add("--unconditional", choices=UNCONDITIONAL, default="graph",
+        help="where guidance takes the unconditional velocity from: its own graph, the conditional graph without "
+        "text, or off = no guidance (default: %(default)s)")  # fmt: skip
     add("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
     add("--device", default="cpu", metavar="DEV", help="cpu, cuda or cuda:N (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: one per core)")
@@ -57,51 +64,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Do what the options say; raises on any error before an output has its name."""
+    """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
     prompt = args.prompt if args.prompt is not None else read_prompt(args.prompt_file)
-    schedule = parse_guidance(args.guidance_schedule) if args.guidance_schedule else None
+    schedule = parse_guidance(args.guidance_schedule) if args.guidance_schedule is not None else None
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
     if args.num_images < 1:
         raise ValueError(f"--num-images is {args.num_images}, wanted at least 1")
     files = numbered(args.output, args.num_images)
     with PendingFiles(files, args.overwrite) as pending:
+        manifest = read_manifest(directory)
+        plan = make_plan(
+            manifest, PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt), prompt,
+            width=args.width, height=args.height, preset=args.preset, steps=args.steps,
+            guidance=args.guidance if schedule is None else schedule, mu=args.mu, std=args.std, seed=args.seed,
+            num_images=args.num_images, unconditional=args.unconditional,
+        )  # fmt: skip
         pipeline = Pipeline.load(
-            directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify
-        )
+            directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
+            unconditional=plan.needs_unconditional_graph,
+        )  # fmt: skip
         if not args.quiet:
-            manifest = pipeline.manifest
             print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
-        result = _with_progress(pipeline, args, prompt, schedule)
-        settings = result.used.to_dict()
-        pending.commit([png(image, settings | {"index": index}) for index, image in enumerate(result.images)])
+        with tqdm(desc="denoising", total=len(plan.steps), unit="step", leave=False, disable=args.quiet) as bar:
+            result = pipeline.run(plan, on_step=lambda done, total, latents: bar.update())
+        pending.commit([png(image, result.used | {"index": index}) for index, image in enumerate(result.images)])
     if args.json:
-        report = settings | {"files": [str(file) for file in files], "seconds": round(result.seconds, 3)}
+        report = result.used | {"files": [str(file) for file in files], "seconds": round(result.seconds, 3)}
         print(json.dumps(report, ensure_ascii=False, indent=1))
     if not args.quiet:
-        print(f"wrote {', '.join(map(str, files))} in {result.seconds:.2f} s, seed {result.used.seed}", file=sys.stderr)
-
-
-def _with_progress(
-    pipeline: Pipeline, args: argparse.Namespace, prompt: str, schedule: tuple[float, ...] | None
-) -> Generated:
-    def run(on_step: Callable[..., None] | None) -> Generated:
-        return pipeline.generate(
-            prompt, width=args.width, height=args.height, preset=args.preset, steps=args.steps,
-            guidance=args.guidance if schedule is None else schedule, mu=args.mu, std=args.std, seed=args.seed,
-            num_images=args.num_images, unconditional=args.unconditional, on_step=on_step,
-        )  # fmt: skip
-
-    if args.quiet:
-        return run(None)
-    from tqdm import tqdm
-
-    with tqdm(desc="denoising", unit="step", leave=False) as bar:
-
-        def on_step(done: int, total: int, latents: object) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return run(on_step)
+        print(f"wrote {', '.join(map(str, files))} in {result.seconds:.2f} s, seed {plan.seed}", file=sys.stderr)
 
 
 def read_prompt(name: str) -> str:

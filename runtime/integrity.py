@@ -29,7 +29,9 @@ def check_files(directory: Path, files: dict[str, FileSpec], hashes: bool = True
         if not file.is_file():
             raise BundleError(f"the bundle's file {file} is missing; copy or build the bundle again")
         if (size := file.stat().st_size) != spec.size:
-            raise BundleError(f"the bundle's file {file} has {size} bytes, wanted {spec.size}: it is truncated or altered")
+            raise BundleError(
+                f"the bundle's file {file} has {size} bytes, wanted {spec.size}: it is truncated or altered"
+            )
     if not hashes:
         return
     with ThreadPoolExecutor(2) as pool:
@@ -37,5 +39,6 @@ def check_files(directory: Path, files: dict[str, FileSpec], hashes: bool = True
         for (path, spec), digest in zip(files.items(), digests, strict=True):
             if digest != spec.sha256:
                 raise BundleError(
-                    f"the bundle's file {directory / path} is altered: SHA-256 {digest[:12]}…, wanted {spec.sha256[:12]}…"
+                    f"the bundle's file {directory / path} is altered: "
+                    f"SHA-256 {digest[:12]}…, wanted {spec.sha256[:12]}…"
                 )

@@ -182,7 +182,9 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
         valid = isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments))
         if valid:
             kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-            return tuple(_decode(item, k, f"{where}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True)))
+            return tuple(
+                _decode(item, k, f"{where}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True))
+            )
     elif origin is dict:
         valid = isinstance(value, dict)
         if valid:

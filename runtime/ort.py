@@ -33,6 +33,8 @@ def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, wanted at least 1")
         options.intra_op_num_threads = threads
 
     def open_graph(name: str, spec: GraphSpec) -> OrtGraph:

@@ -46,7 +46,9 @@ class PendingFiles:
         """Raises FileExistsError or FileNotFoundError when a file or its directory is not as wanted."""
         for file in files:
             if file.is_dir():
-                raise FileExistsError(f"the output {file} is a directory, wanted a file name such as {file / 'out.png'}")
+                raise FileExistsError(
+                    f"the output {file} is a directory, wanted a file name such as {file / 'out.png'}"
+                )
             if file.exists() and not overwrite:
                 raise FileExistsError(f"the output {file} exists; choose another --output or add --overwrite")
             if not file.parent.is_dir():

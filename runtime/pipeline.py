@@ -4,10 +4,9 @@
 early stops or their own noise.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,39 +16,15 @@ import numpy as np
 from runtime.backend import Graph, graph_opener
 from runtime.denoise import NonFiniteError, Velocity, denoise
 from runtime.integrity import check_files
-from runtime.manifest import Manifest, read_manifest
-from runtime.noise import SEED_LIMIT, randn
+from runtime.manifest import BundleError, Manifest, read_manifest
+from runtime.noise import randn
+from runtime.plan import Plan, make_plan
 from runtime.prompt import PromptEncoder
 from runtime.rope import image_positions, rope_tables, text_positions
-from runtime.schedule import Sampling, Step, round_to_bfloat16, sampling, schedule
+from runtime.schedule import Step, round_to_bfloat16
 
-UNCONDITIONAL = ("graph", "conditional", "off")
-MAX_IMAGES = 64
-_RANDOM_SEEDS = 2**32
-
-
-@dataclass(frozen=True)
-class Used:
-    """What a picture was made with; enough to make it again."""
-
-    prompt: str
-    width: int
-    height: int
-    seed: int | None
-    """None when the caller gave the noise."""
-    num_images: int
-    sampling: Sampling
-    unconditional: str
-    text_tokens: int
-    bundle: str
-    """Name of the checkpoint in the manifest."""
-    precision: str
-    backend: str
-    device: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+OnStep = Callable[[int, int, np.ndarray], None]
+"""Called after each step with the steps done, the number of steps, and the latents (B, N, C) float32."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +33,10 @@ class Generated:
 
     images: np.ndarray
     """(B, H, W, 3) uint8, RGB."""
-    used: Used
+    used: dict[str, Any]
+    """Everything that was used, the random seed included, as plain values."""
     seconds: float
-    """Wall time of `Pipeline.generate`."""
+    """Wall time, loading not included."""
 
 
 class Pipeline:
@@ -105,7 +81,7 @@ class Pipeline:
         if unconditional and "dit_uncond" in manifest.graphs:
             wanted.append("dit_uncond")
         if missing := [name for name in wanted if name not in manifest.graphs]:
-            raise ValueError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")
+            raise BundleError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")
         check_files(directory, manifest.files, hashes=verify)
         open_graph = graph_opener(backend, device, directory, threads)
         graphs = {name: open_graph(name, manifest.graphs[name]) for name in wanted}
@@ -123,8 +99,7 @@ class Pipeline:
         self,
         text: np.ndarray,
         noise: np.ndarray,
-        width: int,
-        height: int,
+        grid: tuple[int, int],
         steps: Sequence[Step],
         unconditional: str = "graph",
     ) -> Iterator[np.ndarray]:
@@ -132,17 +107,15 @@ class Pipeline:
 
         Args:
             text: (1, T, E) float32 from `encode`.
-            noise: (B, N, C) float32, N = tokens of a `width` x `height` picture, row-major.
-            width: of the picture, pixels.
-            height: of the picture, pixels.
+            noise: (B, N, C) float32, N image tokens in row-major order.
+            grid: rows and columns of image tokens.
             steps: from `runtime.schedule.schedule`.
-            unconditional: ``graph`` for the unconditional transformer, ``conditional`` for the conditional one on
-                image tokens alone (what DiffSynth-Studio does when the other is absent), ``off`` for none.
+            unconditional: one of `runtime.plan.UNCONDITIONAL`.
         """
-        grid = self._grid(width, height)
-        if noise.shape[1:] != (grid[0] * grid[1], self.manifest.latent_channels):
+        rows, columns = grid
+        if noise.shape[1:] != (rows * columns, self.manifest.latent_channels):
             raise ValueError(
-                f"the noise has shape {noise.shape}, wanted (B, {grid[0] * grid[1]}, {self.manifest.latent_channels})"
+                f"the noise has shape {noise.shape}, wanted (B, {rows * columns}, {self.manifest.latent_channels})"
             )
         text = np.repeat(text, len(noise), axis=0)
         conditional = self._velocity("dit_cond", grid, text)
@@ -153,10 +126,9 @@ class Pipeline:
             free = self._velocity("dit_cond", grid, text[:, :0])
         return denoise(conditional, free, noise, steps)
 
-    def decode(self, latents: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Pictures (B, height, width, 3) uint8 from latents (B, N, C) float32."""
+    def decode(self, latents: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Pictures (B, H, W, 3) uint8 from latents (B, N, C) float32 on a grid of N = rows * columns tokens."""
         decoder = self.graphs["vae_decoder"]
-        grid = self._grid(width, height)
         # One at a time: the decoder's activations are the largest of the whole line.
         return np.concatenate([decoder(latents=one.reshape(1, *grid, -1)) for one in latents])
 
@@ -175,7 +147,7 @@ class Pipeline:
         num_images: int = 1,
         unconditional: str = "graph",
         noise: np.ndarray | None = None,
-        on_step: Callable[[int, int, np.ndarray], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Generated:
         """Make pictures for a prompt.
 
@@ -190,70 +162,43 @@ class Pipeline:
             std: standard deviation of the schedule; overrides the preset's.
             seed: of the start noise, as in ``torch.Generator("cpu").manual_seed``; None for a random one.
             num_images: pictures from one noise draw of that batch size.
-            unconditional: ``graph``, ``conditional`` or ``off``; see `denoise`. ``off`` sets all guidance to 1.
-            noise: (num_images, N, C) float32 instead of a seed.
-            on_step: called after each step with the steps done, all steps, and the latents.
+            unconditional: ``graph``, ``conditional`` or ``off`` (all guidance is 1); see `runtime.plan`.
+            noise: (num_images, N, C) float32 to start from instead of the seed's.
+            on_step: called after each step.
 
         Raises:
             ValueError: an argument is out of range, or the bundle cannot do what is asked for.
             NonFiniteError: a graph gave NaN or infinity.
         """
-        started = time.perf_counter()
-        width, height = width or self.manifest.sizes.default, height or self.manifest.sizes.default
-        self.manifest.sizes.check(width, height)
-        plan = self._sampling(preset, steps, guidance, mu, std, unconditional)
-        if not 1 <= num_images <= MAX_IMAGES:
-            raise ValueError(f"num_images is {num_images}, wanted 1 to {MAX_IMAGES}")
-        token_ids = self.prompt.encode(prompt)
-        grid = self._grid(width, height)
-        if noise is None:
-            seed = secrets.randbelow(_RANDOM_SEEDS) if seed is None else seed
-            if not 0 <= seed < SEED_LIMIT:
-                raise ValueError(f"seed is {seed}, wanted an integer from 0 to 2**64 - 1")
-            noise = randn((num_images, grid[0] * grid[1], self.manifest.latent_channels), seed)
-        elif seed is not None or len(noise) != num_images:
-            raise ValueError(f"noise for {len(noise)} pictures and seed {seed}; wanted no seed and {num_images} pictures")
-        text = self.encode(token_ids)
-        plan_steps = schedule(plan, width, height)
-        latents = noise
-        for done, latents in enumerate(self.denoise(text, noise, width, height, plan_steps, unconditional), start=1):
-            if on_step:
-                on_step(done, len(plan_steps), latents)
-        images = self.decode(latents, width, height)
-        used = Used(
-            prompt, width, height, seed, num_images, plan, unconditional, token_ids.shape[1],
-            self.manifest.name, self.manifest.precision, self.backend, self.device,
+        plan = make_plan(
+            self.manifest, self.prompt, prompt, width=width, height=height, preset=preset, steps=steps,
+            guidance=guidance, mu=mu, std=std, seed=seed, num_images=num_images, unconditional=unconditional,
         )  # fmt: skip
+        return self.run(plan, noise, on_step)
+
+    def run(self, plan: Plan, noise: np.ndarray | None = None, on_step: OnStep | None = None) -> Generated:
+        """Make the pictures of a plan; `generate` says what may be raised."""
+        started = time.perf_counter()
+        if plan.needs_unconditional_graph and "dit_uncond" not in self.graphs:
+            raise ValueError("the pipeline was loaded without the unconditional transformer, which guidance needs")
+        if noise is None:
+            rows, columns = plan.grid
+            noise = randn((plan.num_images, rows * columns, self.manifest.latent_channels), plan.seed)
+        elif len(noise) != plan.num_images:
+            raise ValueError(f"the noise is for {len(noise)} pictures, wanted {plan.num_images}")
+        text = self.encode(np.array([plan.token_ids], dtype=np.int64))
+        steps, latents = plan.steps, noise
+        for done, latents in enumerate(self.denoise(text, noise, plan.grid, steps, plan.unconditional), start=1):
+            if on_step:
+                on_step(done, len(steps), latents)
+        images = self.decode(latents, plan.grid)
+        used = plan.to_dict() | {
+            "bundle": self.manifest.name,
+            "precision": self.manifest.precision,
+            "backend": self.backend,
+            "device": self.device,
+        }
         return Generated(images, used, time.perf_counter() - started)
-
-    def _sampling(
-        self,
-        preset: str | None,
-        steps: int | None,
-        guidance: float | Sequence[float] | None,
-        mu: float | None,
-        std: float | None,
-        unconditional: str,
-    ) -> Sampling:
-        if unconditional not in UNCONDITIONAL:
-            raise ValueError(f"unconditional is {unconditional!r}, wanted one of {', '.join(UNCONDITIONAL)}")
-        if unconditional == "off":
-            if guidance is not None:
-                raise ValueError(f"guidance {guidance} needs an unconditional pass, and unconditional is 'off'")
-            guidance = 1.0
-        if preset is None and steps is None:
-            preset = self.manifest.default_preset
-        weights = tuple(guidance) if isinstance(guidance, Sequence) else guidance
-        plan = sampling(preset, steps, weights, mu, std)
-        if unconditional == "graph" and "dit_uncond" not in self.graphs and any(g != 1 for g in plan.guidance):
-            raise ValueError(
-                "no unconditional transformer is loaded from this bundle, which guidance other than 1 needs; choose guidance 1 "
-                "(--unconditional off) or the conditional one on image tokens only (--unconditional conditional)"
-            )
-        return plan
-
-    def _grid(self, width: int, height: int) -> tuple[int, int]:
-        return height // self.manifest.sizes.multiple, width // self.manifest.sizes.multiple
 
     def _velocity(self, name: str, grid: tuple[int, int], text: np.ndarray | None) -> Velocity:
         """Bind everything that stays the same between steps to the graph."""

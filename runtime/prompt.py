@@ -5,18 +5,20 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.manifest import PromptSpec
+from runtime.manifest import BundleError, PromptSpec
 
 
 class PromptEncoder:
     """Wraps a prompt in the chat template's prefix and suffix and tokenizes it, without padding."""
 
     def __init__(self, tokenizer_file: Path, spec: PromptSpec) -> None:
-        """Raises ValueError when `tokenizer_file` is not a tokenizer."""
+        """Raises BundleError when `tokenizer_file` is missing or is not a tokenizer."""
+        if not tokenizer_file.is_file():
+            raise BundleError(f"the bundle's file {tokenizer_file} is missing; copy or build the bundle again")
         try:
             self.tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises the bare Exception class
-            raise ValueError(f"{tokenizer_file} is not a tokenizers file: {error}") from error
+            raise BundleError(f"{tokenizer_file} is not a tokenizers file: {error}") from error
         self.spec = spec
 
     def encode(self, prompt: str) -> np.ndarray:

@@ -147,9 +147,7 @@ def schedule(sampling: Sampling, width: int, height: int) -> tuple[Step, ...]:
     # u = 1 and u = 0 lie outside the domain of the inverse CDF; the clamp gives their value.
     times = [_T_MIN, *(_time(normal.inv_cdf(1.0 - i / count)) for i in range(1, count))]
     sigmas = [*(np.float32(1.0 - t) for t in times), np.float32(0.0)]
-    return tuple(
-        Step(sigmas[i], sigmas[i + 1], np.float32(guidance)) for i, guidance in enumerate(sampling.guidance)
-    )
+    return tuple(Step(sigmas[i], sigmas[i + 1], np.float32(guidance)) for i, guidance in enumerate(sampling.guidance))
 
 
 def _time(logit: float) -> float:

@@ -139,8 +139,8 @@ def make_demo(output: Path, seed: int) -> None:
     text = randomize(TextStage(TEXT, TRANSFORMER), generator)
     text_config = {key: value for key, value in asdict(TEXT).items() if key != "rope_theta"}
     text_config |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu",
-                    "rope_parameters": {"rope_theta": TEXT.rope_theta, "rope_type": "default", "mrope_interleaved": True,
-                                        "mrope_section": [6, 5, 5]}}  # fmt: skip
+                    "rope_parameters": {"rope_theta": TEXT.rope_theta, "rope_type": "default",
+                                        "mrope_interleaved": True, "mrope_section": [6, 5, 5]}}  # fmt: skip
     config = {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": True, "text_config": text_config}
     tower = nn.ModuleDict({"language_model": text.encoder})
     save_fp8(tower, output / "text_encoder", config, "model")
@@ -155,7 +155,9 @@ def make_demo(output: Path, seed: int) -> None:
     for part in parts:
         del part.latent_stats
         tensors |= {name: t.detach().bfloat16() for name, t in randomize(part, generator).state_dict().items()}
-    _save(tensors, output / "vae", {"_class_name": "AutoencoderKLFlux2", **asdict(AUTOENCODER)}, "diffusion_pytorch_model")
+    _save(
+        tensors, output / "vae", {"_class_name": "AutoencoderKLFlux2", **asdict(AUTOENCODER)}, "diffusion_pytorch_model"
+    )
     _write_json(output / "model_index.json", {"_class_name": "Ideogram4Pipeline", "sizes": {"default": 256}})
     sums = [f"{sha256(file)}  {file.relative_to(output)}\n" for file in sorted(output.rglob("*.safetensors"))]
     (output / SUMS).write_text("".join(sums), encoding="utf-8")

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Ideogram4Pipeline, Ideogram4Transformer2DModel
+from diffusers import (
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Ideogram4Pipeline,
+    Ideogram4Transformer2DModel,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
 
@@ -53,8 +58,8 @@ def make_pipeline(shape: Shape, seed: int = 0) -> Ideogram4Pipeline:
         "rope_parameters": {"rope_theta": 5_000_000, "rope_type": "default", "mrope_interleaved": True,
                             "mrope_section": [shape.text_head_dim // 2, 0, 0]},
     }  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": shape.text_hidden,
-              "deepstack_visual_indexes": []}  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16,
+              "out_hidden_size": shape.text_hidden, "deepstack_visual_indexes": []}  # fmt: skip
     transformer = {
         "num_layers": shape.layers, "attention_head_dim": shape.head_dim, "num_attention_heads": shape.heads,
         "intermediate_size": shape.intermediate, "adaln_dim": shape.adaln, "llm_features_dim": 13 * shape.text_hidden,
@@ -74,9 +79,12 @@ def make_pipeline(shape: Shape, seed: int = 0) -> Ideogram4Pipeline:
     for name in ("transformer", "unconditional_transformer", "vae", "text_encoder"):
         module = getattr(pipeline, name).eval().requires_grad_(False)
         for parameter in module.parameters():
-            # Vectors (norms, biases) start at exactly 1 or 0, which would hide a forgotten one.
             if parameter.ndim == 1:
+                # Norms and biases start at exactly 1 or 0, which would hide a forgotten one.
                 parameter.add_(0.1 * torch.randn_like(parameter))
+            else:
+                # The peers' own initialisation is so small that a picture hardly depends on the prompt.
+                parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
     vae.bn.running_mean.copy_(0.2 * torch.randn(128))
     vae.bn.running_var.copy_(torch.rand(128) + 0.5)
     pipeline.set_progress_bar_config(disable=True)

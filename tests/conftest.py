@@ -1,0 +1,62 @@
+"""Fixtures. Nothing here imports torch before a fixture needs it: tests/runtime also runs where torch is missing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.constants import BUNDLE_VARIABLE
+
+# The models here are tiny: a second thread costs more in waiting than it computes, very much more on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here."""
+    if given := os.environ.get(BUNDLE_VARIABLE):
+        return Path(given)
+    from export.build import DEMO_CHECKPOINT, build
+
+    directory = tmp_path_factory.mktemp("demo") / "bundle"
+    build(DEMO_CHECKPOINT, directory, "fp32", "ort", quiet=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """peer(shape, form) -> (pipeline of peers' classes, checkpoint directory), made once a session."""
+    import peers
+
+    made: dict[tuple[str, str], tuple[Any, Path]] = {}
+
+    def make(shape: str, form: str) -> tuple[Any, Path]:
+        if (shape, form) not in made:
+            pipeline = peers.make_pipeline(peers.SHAPES[shape])
+            directory = tmp_path_factory.mktemp(f"{shape}-{form}") / "checkpoint"
+            if form.startswith("diffusers"):
+                peers.save_diffusers(pipeline, directory, "60KB" if form == "diffusers-shards" else "5GB")
+            else:
+                peers.save_original(pipeline, directory, form.removeprefix("original-"))
+            made[shape, form] = pipeline, directory
+        return made[shape, form]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def peer_bundle(tmp_path_factory: pytest.TempPathFactory, peer: Any) -> Any:
+    """peer_bundle(shape, precision) -> bundle directory of the peer's diffusers checkpoint, built once a session."""
+    from export.build import build
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(shape: str, precision: str) -> Path:
+        if (shape, precision) not in made:
+            directory = tmp_path_factory.mktemp(f"{shape}-{precision}") / "bundle"
+            build(peer(shape, "diffusers")[1], directory, precision, "ort", quiet=True)
+            made[shape, precision] = directory
+        return made[shape, precision]
+
+    return make
