@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import from_dict
 from model.layers import Conv2d, Linear, attend
 
 NORM_EPS = 1e-6
@@ -254,8 +255,4 @@ def autoencoder_config(data: dict[str, Any]) -> AutoencoderConfig:
     for key, value in wanted.items():
         if data.get(key, value) != value:
             raise ValueError(f"vae: {key} is {data[key]!r}, wanted {value!r}")
-    values = {name: data[name] for name in AutoencoderConfig.__dataclass_fields__ if name in data}
-    for name in ("block_out_channels", "decoder_block_out_channels"):
-        if values.get(name) is not None:
-            values[name] = tuple(values[name])
-    return AutoencoderConfig(**values)
+    return from_dict(AutoencoderConfig, data, "vae")

@@ -5,7 +5,7 @@ Two layouts are read, in float32, float16, bfloat16, or float8 codes with row sc
 ``to_out.0``. Files may be single or sharded, and names may carry the prefixes of transformers' model classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -145,7 +145,8 @@ def _check_sizes(
             f"but a token of the VAE has {PATCH}x{PATCH}x{vae.latent_channels}"
         )
     if unconditional is not None and (other := transformer_config(unconditional)) != transformer:
-        raise ValueError(f"the unconditional transformer's configuration {other} is not the other's {transformer}")
+        differing = [name for name, value in asdict(transformer).items() if getattr(other, name) != value]
+        raise ValueError(f"the two transformers' configurations differ in {', '.join(differing)}")
     if latent_stats not in ("bn", "constants"):
         raise ValueError(f"vae: latent_stats is {latent_stats!r}, wanted 'bn' or 'constants'")
     if latent_stats == "constants" and transformer.in_channels != len(LATENT_SHIFT):

@@ -52,8 +52,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, causal: bool = F
 
 
 def set_compute_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Put the weights and biases of all `Linear` and `Conv2d` in `dtype`; the rest stays float32."""
+    """Put embeddings and the weights and biases of all `Linear` and `Conv2d` in `dtype`; the rest stays float32."""
     for part in module.modules():
-        if isinstance(part, Linear | Conv2d):
+        if isinstance(part, Linear | Conv2d | nn.Embedding):
             part.to(dtype)
     return module

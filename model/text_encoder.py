@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import from_dict
 from model.layers import Linear, RMSNorm, attend, rotate
 from model.transformer import TransformerConfig
 
@@ -154,8 +155,5 @@ class TextStage(nn.Module):
 def text_encoder_config(data: dict[str, Any]) -> TextEncoderConfig:
     """Read ``text_encoder/config.json``: the whole Qwen3-VL configuration or only its ``text_config``."""
     data = data.get("text_config", data)
-    values = {name: data[name] for name in TextEncoderConfig.__dataclass_fields__ if name in data}
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    if "rope_theta" in rope:  # spelling of transformers 5
-        values["rope_theta"] = rope["rope_theta"]
-    return TextEncoderConfig(**values)
+    return from_dict(TextEncoderConfig, data | {k: rope[k] for k in ("rope_theta",) if k in rope}, "text_encoder")

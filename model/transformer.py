@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import from_dict
 from model.layers import Linear, RMSNorm, attend, rotate
 
 TEXT_ROW, IMAGE_ROW = 0, 1
@@ -182,10 +183,5 @@ class FinalLayer(nn.Module):
 
 
 def transformer_config(data: dict[str, Any]) -> TransformerConfig:
-    """Read ``transformer/config.json``; keys that do not change the numbers are left aside."""
-    values = {name: data[name] for name in TransformerConfig.__dataclass_fields__ if name in data}
-    if "adanln_dim" in data:  # spelling of the original code's dataclass
-        values["adaln_dim"] = data["adanln_dim"]
-    if "mrope_section" in values:
-        values["mrope_section"] = tuple(values["mrope_section"])
-    return TransformerConfig(**values)
+    """Read ``transformer/config.json``; the original code spells one key ``adanln_dim``."""
+    return from_dict(TransformerConfig, {"adaln_dim": data.get("adanln_dim")} | data, "transformer")

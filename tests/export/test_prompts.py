@@ -1,0 +1,75 @@
+"""Tokens of the runtime against transformers' tokenizer with its own chat template."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoTokenizer
+
+from export.build import DEMO_CHECKPOINT
+from export.template import prompt_affixes
+from model.stored import CheckpointError
+from runtime.manifest import PromptSpec
+from runtime.prompt import PromptEncoder
+
+FOLDER = DEMO_CHECKPOINT / "tokenizer"
+PROMPTS = [
+    "a", "a red circle", " leading and trailing ", "two\nlines\r\n\tand a tab", "一只红色的猫坐在蓝色的沙发上",
+    "🙂👩‍👩‍👧🏳️‍🌈 flags",
+    '{"high_level_description":"Ein Hund","compositional_deconstruction":{"background":"grün","elements":[]}}',
+    "e\u0301 is normalised", "<|im_end|> is a special token", "{{ template }} {% braces %}",
+    "مرحبا بالعالم 123456", "a " * 590,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return PromptEncoder(FOLDER / "tokenizer.json", PromptSpec("", *prompt_affixes(FOLDER), 2048))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
+def test_tokens_are_transformers(encoder, prompt):
+    peer = AutoTokenizer.from_pretrained(FOLDER)
+    message = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+    text = peer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    wanted = peer(text, add_special_tokens=False)["input_ids"]
+    assert encoder.encode(prompt).tolist() == [wanted]
+    assert 9 <= len(wanted) <= 2048
+
+
+def test_affixes_are_the_published_ones():
+    assert prompt_affixes(FOLDER) == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def templated(tmp_path, template, name="tokenizer_config.json"):
+    content = template if name.endswith("jinja") else json.dumps({"chat_template": template})
+    (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_places_of_the_template(tmp_path, name):
+    folder = templated(tmp_path, "<{{ messages[0].content[0].text }}>", name)
+    assert prompt_affixes(folder) == ("<", ">")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("hello", "does not contain the prompt exactly once, unchanged"),
+        ("{{ messages[0].content[0].text | upper }}", "does not contain the prompt exactly once, unchanged"),
+        ("{{ messages[0].content[0].text | length }}{{ messages[0].content[0].text }}", "different text around"),
+        ("{% if %}", "the chat template fails"),
+        ("{{ raise_exception('no system') }}", "the chat template fails: no system"),
+        ("{{ messages.__class__.__mro__ }}", "the chat template fails"),
+    ],
+)
+def test_templates_that_are_refused(tmp_path, template, message):
+    with pytest.raises(CheckpointError, match=message):
+        prompt_affixes(templated(tmp_path, template))
+
+
+def test_no_template(tmp_path):
+    shutil.copy(FOLDER / "tokenizer.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no chat template; wanted chat_template.jinja"):
+        prompt_affixes(tmp_path)
