@@ -119,10 +119,12 @@ def size_spec(checkpoint: Checkpoint) -> SizeSpec:
         "minimum", "maximum", "default"
     }:  # fmt: skip
         raise CheckpointError(f"{index}: sizes is {given!r}, wanted minimum, maximum and default in pixels")
-    return SizeSpec(
-        checkpoint.autoencoder.pixels_per_token, given.get("minimum", _MINIMUM), given.get("maximum", _MAXIMUM),
-        given.get("default", _DEFAULT), _ASPECT,
-    )  # fmt: skip
+    sizes = {"minimum": _MINIMUM, "maximum": _MAXIMUM, "default": _DEFAULT} | given
+    multiple = checkpoint.autoencoder.pixels_per_token
+    for name, size in sizes.items():
+        if size < multiple or size % multiple:
+            raise CheckpointError(f"{index}: sizes: {name} is {size}, wanted a multiple of {multiple}")
+    return SizeSpec(multiple, **sizes, max_aspect=_ASPECT)
 
 
 def _check_space(checkpoint: Checkpoint, precision: str, output: Path) -> None:
@@ -153,7 +155,11 @@ def _export(checkpoint: Checkpoint, stage: str, precision: str, folder: Path, qu
         bar.reset(total=weights.weight_bytes(model))
         bar.set_description(f"{stage}: writing")
         onnx = folder / "onnx" / f"{stage}.onnx"
-        weights.save(model, onnx, f"weights/{stage}.data", bar.update)
+        try:
+            weights.save(model, onnx, f"weights/{stage}.data", bar.update)
+        except OSError as error:
+            raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
+        bar.update(bar.total - bar.n)
         bar.set_description(stage)
     return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,))
 

@@ -25,6 +25,7 @@ _FOLDERS = {"transformer": "diffusion_pytorch_model", "unconditional_transformer
             "text_encoder": "model", "vae": "diffusion_pytorch_model"}  # fmt: skip
 _CLASSES = {"transformer": "Ideogram4Transformer2DModel", "unconditional_transformer": "Ideogram4Transformer2DModel",
             "vae": "AutoencoderKLFlux2"}  # fmt: skip
+_PIPELINE = "Ideogram4Pipeline"
 _TEXT_TYPES = ("qwen3_vl", "qwen3_vl_text")
 _TEXT_WEIGHTS = "llm_cond_"
 _BN = ("bn.running_mean", "bn.running_var")
@@ -90,6 +91,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no checkpoint directory {directory}")
+    _check_index(directory / "model_index.json")
     configs = _configs(directory)
     stored = {name: stored_tensors(directory / name, _FOLDERS[name]) for name in configs}
     for name, tensors in stored.items():
@@ -114,6 +116,11 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         if stage != "dit_uncond" or "unconditional_transformer" in found
     }
     return Checkpoint(directory, layout, transformer, text, vae, latent_stats, sources)
+
+
+def _check_index(index: Path) -> None:
+    if index.is_file() and (name := read_json(index).get("_class_name", _PIPELINE)) != _PIPELINE:
+        raise CheckpointError(f"{index.parent} is a {name}, wanted an {_PIPELINE}")
 
 
 def _configs(directory: Path) -> dict[str, dict]:

@@ -1,0 +1,191 @@
+"""The build command: what it writes, and that it writes all of it or nothing."""
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import peers
+import pytest
+
+from export.build import DEMO_CHECKPOINT, build, main
+from export.bundle import check_output, unfinished
+from export.checksums import recorded
+from runtime.integrity import check_files, sha256
+from runtime.manifest import read_manifest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A copy of the demo checkpoint to spoil."""
+    return peers.copy(DEMO_CHECKPOINT, tmp_path / "demo")
+
+
+def refused(capsys, tmp_path, message, *arguments):
+    """The command fails with `message` and leaves `tmp_path` as it was."""
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["--output", str(tmp_path / "bundle"), "--quiet", *map(str, arguments)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("export.build: error: ") and "Traceback" not in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_demo_bundle(demo_bundle):
+    manifest = read_manifest(demo_bundle)
+    assert (manifest.name, manifest.precision, manifest.timestep_dtype) == ("demo", "fp32", "float32")
+    assert list(manifest.graphs) == ["text_encoder", "dit_cond", "dit_uncond", "vae_decoder", "vae_encoder"]
+    assert (manifest.sizes.multiple, manifest.sizes.default, manifest.sizes.maximum) == (16, 256, 2048)
+    check_files(demo_bundle, manifest.files)
+    on_disk = {file.relative_to(demo_bundle).as_posix() for file in demo_bundle.rglob("*") if file.is_file()}
+    assert on_disk == {*manifest.files, "manifest.json"}
+    assert not [p for p in demo_bundle.parent.iterdir() if p != demo_bundle], "something was left beside the bundle"
+
+
+def test_demo_is_the_checkpoint_that_its_script_writes(tmp_path):
+    """Same files and same tensors' names; the random numbers may differ with PyTorch's version."""
+    command = [sys.executable, ROOT / "scripts/make_demo.py", "--output", tmp_path / "demo"]
+    subprocess.run(command, check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
+    made = {p.relative_to(tmp_path / "demo"): p.stat().st_size for p in (tmp_path / "demo").rglob("*") if p.is_file()}
+    kept = {p.relative_to(DEMO_CHECKPOINT): p.stat().st_size for p in DEMO_CHECKPOINT.rglob("*") if p.is_file()}
+    assert made == kept
+
+
+def test_fp16_keeps_the_autoencoder_in_float32(peer_bundle):
+    graphs = read_manifest(peer_bundle("head32", "fp16")).graphs
+    assert {name: graph.compute for name, graph in graphs.items()} == {
+        "text_encoder": "float16", "dit_cond": "float16", "dit_uncond": "float16",
+        "vae_decoder": "float32", "vae_encoder": "float32",
+    }  # fmt: skip
+
+
+def test_existing_output(tmp_path, capsys):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "thesis.txt").write_text("mine")
+    refused(capsys, tmp_path, "exists; choose another --output or add --overwrite")
+    refused(capsys, tmp_path, "exists and is not a bundle; it is not overwritten", "--overwrite")
+    assert (tmp_path / "bundle" / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_takes_bundles_and_empty_directories(tmp_path):
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", overwrite=True)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "manifest.json").write_text("{}")
+    check_output(tmp_path / "old", overwrite=True)
+
+
+def test_output_directory_that_does_not_exist(tmp_path, capsys):
+    assert main(["--output", str(tmp_path / "no" / "bundle"), "--quiet"]) == 1
+    assert f"the directory {tmp_path / 'no'} for the bundle does not exist" in capsys.readouterr().err
+
+
+def test_no_checkpoint(tmp_path, capsys):
+    refused(capsys, tmp_path, "there is no checkpoint directory", "--checkpoint", tmp_path / "none")
+
+
+def test_flipped_bit_in_the_weights(demo, tmp_path, capsys):
+    """In the data, not in the header: only the recorded checksum can tell."""
+    file = demo / "transformer/diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(data)
+    refused(capsys, tmp_path, f"{file} is damaged: SHA-256", "--checkpoint", demo)
+
+
+def test_checksums_of_a_hub_download(demo):
+    """The records that ``hf download --local-dir`` keeps: a commit, the SHA-256 of a large file, a time."""
+    (demo / "SHA256SUMS").unlink()
+    records = demo / ".cache/huggingface/download/vae"
+    records.mkdir(parents=True)
+    (records / "diffusion_pytorch_model.safetensors.metadata").write_text(f"{'a' * 40}\n{'b' * 64}\n1.5\n")
+    (records / "config.json.metadata").write_text(f"{'a' * 40}\n{'c' * 40}\n1.5\n")
+    assert recorded(demo) == {demo / "vae/diffusion_pytorch_model.safetensors": "b" * 64}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "tokenizer/tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "has the line 'nonsense'"),
+        (lambda d: (d / "SHA256SUMS").write_text(f"{'0' * 64}  vae/gone\n"), "vae/gone is missing"),
+        (lambda d: (d / "model_index.json").write_text('{"sizes": {"default": 2.5}}'), "sizes is {'default': 2.5}"),
+        (lambda d: (d / "model_index.json").write_text('{"sizes": {"minimum": 20}}'), "minimum is 20"),
+        (lambda d: (d / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "is a FluxPipeline"),
+        (lambda d: (d / "text_encoder/config.json").write_text("[]"), "holds a list, wanted an object"),
+    ],
+)
+def test_spoiled_checkpoint(demo, tmp_path, capsys, spoil, message):
+    spoil(demo)
+    refused(capsys, tmp_path, message, "--checkpoint", demo)
+
+
+def test_disk_too_small(tmp_path, capsys, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**7, 10**7))
+    refused(capsys, tmp_path, "GB, but ")
+
+
+def test_disk_that_fills_up(tmp_path):
+    """A limit on the size of files stands in for a full disk: writing the weights fails half-way."""
+    limit = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); from export.build import main"
+    )
+    arguments = ["--output", str(tmp_path / "bundle"), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}; sys.exit(main({arguments!r}))"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("export.build: error: cannot write the weights of text_encoder: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_leaves_nothing(tmp_path, sent, code):
+    command = [sys.executable, "-m", "export.build", "--output", str(tmp_path / "bundle"), "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".bundle.partial").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path):
+    (tmp_path / ".bundle.partial" / "onnx").mkdir(parents=True)
+    with unfinished(tmp_path / "bundle") as partial:
+        assert list(partial.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_builds_of_one_bundle(tmp_path, capsys):
+    with (tmp_path / ".bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(capsys, tmp_path, f"another build is writing {tmp_path / 'bundle'}")
+
+
+def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path):
+    """The smallest checkpoint, over a copy of another bundle."""
+    bundle = Path(shutil.copytree(peer_bundle("head32", "fp16"), tmp_path / "bundle"))
+    (bundle / "onnx" / "stale.onnx").write_bytes(b"old")
+    build(peer("head64", "diffusers")[1], bundle, "fp32", "ort", overwrite=True, quiet=True)
+    manifest = read_manifest(bundle)
+    assert manifest.precision == "fp32" and not (bundle / "onnx" / "stale.onnx").exists()
+    check_files(bundle, manifest.files)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_checksum_file_of_the_demo():
+    for line in (DEMO_CHECKPOINT / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert sha256(DEMO_CHECKPOINT / name) == digest
+    assert json.loads((DEMO_CHECKPOINT / "model_index.json").read_text())["_class_name"] == "Ideogram4Pipeline"
