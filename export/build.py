@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,22 +18,17 @@ from export.checksums import recorded
 from export.checksums import verify as verify_files
 from export.graphs import graph_record
 from export.precision import PRECISIONS, compute_type, torch_dtype
-from export.template import prompt_affixes
 from export.trace import trace
 from model.checkpoint import Checkpoint, open_checkpoint
+from model.description import TOKENIZER, describe, tokenizer_file
 from model.layers import set_compute_dtype
-from model.stored import CheckpointError, read_json
 from runtime.console import guard
 from runtime.constants import DEFAULT_BUNDLE
-from runtime.manifest import GraphSpec, Manifest, PromptSpec, RopeSpec, SizeSpec
+from runtime.manifest import GraphSpec, Manifest
 
 PROGRAM = "export.build"
 DEMO_CHECKPOINT = Path(__file__).parent / "demo"
 BACKENDS = ("ort",)
-MAX_TEXT_TOKENS = 2048
-"""Longest prompt in the released pipelines, the chat template included."""
-_MINIMUM, _MAXIMUM, _DEFAULT, _ASPECT = 256, 2048, 1024, 6.0
-_TOKENIZER = "tokenizer.json"
 _SPARE_BYTES = 32 << 20
 """Disk space wanted beyond the weights: graphs, tokenizer, manifest."""
 
@@ -78,28 +74,17 @@ def build(
     """
     check_output(output, overwrite)
     opened = open_checkpoint(checkpoint)
-    tokenizer = checkpoint / "tokenizer"
-    if not (tokenizer / _TOKENIZER).is_file():
-        raise CheckpointError(f"{tokenizer / _TOKENIZER} is missing; transformers' save_pretrained writes it")
-    prefix, suffix = prompt_affixes(tokenizer)
-    sizes = size_spec(opened)
+    described = describe(opened)
     _check_space(opened, precision, output)
     if verify:
         _verify(checkpoint, quiet)
     with unfinished(output) as partial:
         graphs = {stage: _export(opened, stage, precision, partial, quiet) for stage in opened.sources}
-        shutil.copyfile(tokenizer / _TOKENIZER, partial / _TOKENIZER)
-        config = opened.transformer
-        manifest = Manifest(
-            name=checkpoint.resolve().name,
+        shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
+        manifest = replace(
+            described,
             precision=precision,
             timestep_dtype=timestep_dtype or PRECISIONS[precision].timestep,
-            latent_stats=opened.latent_stats,
-            latent_channels=config.in_channels,
-            default_preset="V4_DEFAULT_20" if "dit_uncond" in graphs else "V4_FAST_20",
-            rope=RopeSpec(config.attention_head_dim, config.rope_theta, config.mrope_section),
-            prompt=PromptSpec(_TOKENIZER, prefix, suffix, MAX_TEXT_TOKENS),
-            sizes=sizes,
             graphs=graphs,
             files=file_specs(partial),
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
@@ -109,22 +94,6 @@ def build(
         size = sum(file.size for file in manifest.files.values())
         print(f"wrote {output} ({size / 1e6:.1f} MB, {precision}, {len(graphs)} graphs)", file=sys.stderr)
     return manifest
-
-
-def size_spec(checkpoint: Checkpoint) -> SizeSpec:
-    """The documented picture sizes, unless ``model_index.json`` of a small model says ``"sizes": {...}``."""
-    index = checkpoint.directory / "model_index.json"
-    given = read_json(index).get("sizes", {}) if index.is_file() else {}
-    if not isinstance(given, dict) or any(type(v) is not int for v in given.values()) or set(given) - {
-        "minimum", "maximum", "default"
-    }:  # fmt: skip
-        raise CheckpointError(f"{index}: sizes is {given!r}, wanted minimum, maximum and default in pixels")
-    sizes = {"minimum": _MINIMUM, "maximum": _MAXIMUM, "default": _DEFAULT} | given
-    multiple = checkpoint.autoencoder.pixels_per_token
-    for name, size in sizes.items():
-        if size < multiple or size % multiple:
-            raise CheckpointError(f"{index}: sizes: {name} is {size}, wanted a multiple of {multiple}")
-    return SizeSpec(multiple, **sizes, max_aspect=_ASPECT)
 
 
 def _check_space(checkpoint: Checkpoint, precision: str, output: Path) -> None:

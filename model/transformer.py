@@ -124,13 +124,15 @@ class Attention(nn.Module):
         self.o = Linear(size, size, bias=False)
         self.norm_q = RMSNorm(config.attention_head_dim, QK_NORM_EPS)
         self.norm_k = RMSNorm(config.attention_head_dim, QK_NORM_EPS)
+        # Names for the operands of the attention, (B, heads, L, D): calibration and quantization take hold of them here.
+        self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:
         # The rows of qkv.weight are q, k, v in turn, each head-major.
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
         q = rotate(self.norm_q(q).transpose(1, 2)[:, :, first:], cos[first:], sin[first:])
         k = rotate(self.norm_k(k).transpose(1, 2), cos, sin)
-        return self.o(attend(q, k, v.transpose(1, 2), self.qkv.weight.dtype))
+        return self.o(attend(self.q(q), self.k(k), self.v(v.transpose(1, 2)), self.qkv.weight.dtype))
 
 
 class FeedForward(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from export.build import DEMO_CHECKPOINT
-from export.template import prompt_affixes
+from model.chat_template import prompt_affixes
 from model.stored import CheckpointError
 from runtime.manifest import PromptSpec
 from runtime.prompt import PromptEncoder
