@@ -124,7 +124,7 @@ class Attention(nn.Module):
         self.o = Linear(size, size, bias=False)
         self.norm_q = RMSNorm(config.attention_head_dim, QK_NORM_EPS)
         self.norm_k = RMSNorm(config.attention_head_dim, QK_NORM_EPS)
-        # Names for the operands of the attention, (B, heads, L, D): calibration and quantization take hold of them here.
+        # Names for the operands of the attention, (B, heads, L, D): calibration and quantization take hold of them.
         self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, first: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Activation ranges of the diffusion transformers, measured while the runtime samples pictures."""
