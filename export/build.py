@@ -1,6 +1,7 @@
 """``python -m export.build``: checkpoint directory in, bundle out."""
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -9,26 +10,28 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
 from tqdm import tqdm
 
-from export import weights
+from calibration.ranges import Ranges, check_ranges, read_ranges, write_ranges
 from export.bundle import check_output, file_specs, publish, unfinished
 from export.checksums import recorded
 from export.checksums import verify as verify_files
-from export.graphs import graph_record
-from export.precision import PRECISIONS, compute_type, torch_dtype
-from export.trace import trace
+from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from export.precision import BASES, PRECISIONS, Precision, precision_of, torch_dtype
+from export.recipe import Recipe, unmatched
+from export.share import share
+from export.stage import StageOptions, export_stage
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import TOKENIZER, describe, tokenizer_file
 from model.layers import set_compute_dtype
 from runtime.console import guard
 from runtime.constants import DEFAULT_BUNDLE
-from runtime.manifest import GraphSpec, Manifest
+from runtime.manifest import Manifest, QuantizationSpec
 
 PROGRAM = "export.build"
-DEMO_CHECKPOINT = Path(__file__).parent / "demo"
 BACKENDS = ("ort",)
+RANGES, REPORT = "ranges.json", "report.json"
+"""Files of a float8 bundle: the activation ranges it was made with, and how much of it is float8."""
 _SPARE_BYTES = 32 << 20
 """Disk space wanted beyond the weights: graphs, tokenizer, manifest."""
 
@@ -45,7 +48,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
         help="bundle to write (default: %(default)s)")  # fmt: skip
     add("--precision", choices=PRECISIONS, default="fp32",
-        help="type of weights and matrix multiplications (default: %(default)s)")  # fmt: skip
+        help="fp8: weights and the blocks' activations; fp8-weight-only: weights; else the type of both "
+        "(default: %(default)s)")  # fmt: skip
+    add("--base", choices=BASES, help="type of what is not float8 in the fp8 precisions (default: fp32 for ort)")
+    add("--calibration", type=Path, metavar="FILE",
+        help="ranges for --precision fp8, from python -m calibration; the demo model makes its own")  # fmt: skip
+    add("--attention", choices=("fp8", "base"), default="base",
+        help="attention in float8 or in the base type, for --precision fp8 (default: %(default)s for ort)")  # fmt: skip
+    add("--keep-base", nargs="+", default=(), metavar="PATTERN",
+        help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'")  # fmt: skip
     add("--backend", choices=BACKENDS, default="ort", help="what will run the bundle (default: %(default)s)")
     add("--timestep-dtype", choices=("float32", "bfloat16"),
         help="round the time to this type (default: float32 for fp32, else bfloat16)")  # fmt: skip
@@ -59,7 +70,11 @@ def build(
     checkpoint: Path,
     output: Path,
     precision: str,
-    backend: str,
+    backend: str = "ort",
+    base: str | None = None,
+    calibration: Path | None = None,
+    attention: str = "base",
+    keep_base: Sequence[str] = (),
     timestep_dtype: str | None = None,
     overwrite: bool = False,
     verify: bool = True,
@@ -69,22 +84,36 @@ def build(
 
     Raises:
         FileExistsError: `output` exists and may not be replaced.
+        ValueError: options that do not go together.
         CheckpointError: the checkpoint cannot be read.
+        RangesError: the calibration file is damaged or belongs to another model.
         OSError: the disk is too small or cannot be written. Nothing is left behind in any of these cases.
     """
     check_output(output, overwrite)
+    types = precision_of(precision, base, backend)
+    recipe = Recipe(types.activations_fp8, types.activations_fp8 and attention == "fp8", tuple(keep_base))
+    _check_options(precision, types, calibration, attention, keep_base)
     opened = open_checkpoint(checkpoint)
     described = describe(opened)
-    _check_space(opened, precision, output)
+    if wrong := unmatched(keep_base, opened.sources, opened.transformer.num_layers):
+        raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
+    _check_space(opened, types, output)
     if verify:
         _verify(checkpoint, quiet)
+    ranges = _ranges(opened, calibration, quiet) if types.activations_fp8 else None
     with unfinished(output) as partial:
-        graphs = {stage: _export(opened, stage, precision, partial, quiet) for stage in opened.sources}
+        options = StageOptions(types, recipe, _range_table(ranges, recipe, opened))
+        graphs = {stage: export_stage(opened, stage, options, partial, quiet) for stage in opened.sources}
         shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
+        if ranges:
+            write_ranges(ranges, partial / RANGES)
+        if types.weights_fp8:
+            (partial / REPORT).write_text(json.dumps(_report(opened, recipe), indent=1) + "\n", encoding="utf-8")
         manifest = replace(
             described,
             precision=precision,
-            timestep_dtype=timestep_dtype or PRECISIONS[precision].timestep,
+            quantization=_quantization(types, ranges, recipe),
+            timestep_dtype=timestep_dtype or types.timestep,
             graphs=graphs,
             files=file_specs(partial),
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
@@ -96,10 +125,55 @@ def build(
     return manifest
 
 
-def _check_space(checkpoint: Checkpoint, precision: str, output: Path) -> None:
+def _check_options(
+    precision: str, types: Precision, calibration: Path | None, attention: str, keep_base: Sequence[str]
+) -> None:
+    """Refuse options of W8A8 with any other precision."""
+    given = {"--calibration": calibration, "--attention fp8": attention == "fp8", "--keep-base": keep_base}
+    for option, value in given.items():
+        if value and not types.activations_fp8:
+            raise ValueError(f"{option} goes with --precision fp8, and --precision is {precision}")
+
+
+def _ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) -> Ranges:
+    """The activation ranges: from a file, or measured here for the demo model."""
+    if file is not None:
+        ranges = read_ranges(file)
+        check_ranges(ranges, checkpoint)
+        return ranges
+    if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
+        raise ValueError(
+            "--precision fp8 needs activation ranges: run python -m calibration --checkpoint "
+            f"{checkpoint.directory} --output ranges.json and give --calibration ranges.json, "
+            "or choose --precision fp8-weight-only, which needs none"
+        )
+    return calibrate_demo(checkpoint, quiet)
+
+
+def _range_table(ranges: Ranges | None, recipe: Recipe, checkpoint: Checkpoint) -> dict[str, float]:
+    if ranges is None:
+        return {}
+    layers = checkpoint.transformer.num_layers
+    return {p: ranges.range_of(p) for stage in checkpoint.sources for p in recipe.points(stage, layers)}
+
+
+def _quantization(types: Precision, ranges: Ranges | None, recipe: Recipe) -> QuantizationSpec | None:
+    if not types.weights_fp8:
+        return None
+    return QuantizationSpec(
+        ranges.algorithm if ranges else "none", "fp8" if recipe.attention else "base", recipe.keep_base
+    )
+
+
+def _report(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, dict[str, float]]:
+    stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]
+    return {stage: share(checkpoint, stage, recipe).to_dict() for stage in stages}
+
+
+def _check_space(checkpoint: Checkpoint, types: Precision, output: Path) -> None:
     needed = _SPARE_BYTES
     for stage in checkpoint.sources:
-        module = set_compute_dtype(checkpoint.module(stage), torch_dtype(compute_type(precision, stage)))
+        module = set_compute_dtype(checkpoint.module(stage), torch_dtype(types.stage(stage)))
         needed += sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     folder = output.absolute().parent
     if (free := shutil.disk_usage(folder).free) < needed:
@@ -111,26 +185,6 @@ def _verify(checkpoint: Path, quiet: bool) -> None:
     total = sum(file.stat().st_size for file in digests if file.is_file())
     with _bar("checksums", total, quiet) as bar:
         verify_files(digests, bar.update)
-
-
-def _export(checkpoint: Checkpoint, stage: str, precision: str, folder: Path, quiet: bool) -> GraphSpec:
-    """Trace one stage and write its graph and weights into `folder`."""
-    compute = compute_type(precision, stage)
-    record = graph_record(stage, checkpoint)
-    with _bar(f"{stage}: tracing", None, quiet) as bar:
-        module = set_compute_dtype(checkpoint.module(stage), torch_dtype(compute))
-        model: ir.Model = trace(module, record)
-        weights.attach(model, checkpoint.sources[stage])
-        bar.reset(total=weights.weight_bytes(model))
-        bar.set_description(f"{stage}: writing")
-        onnx = folder / "onnx" / f"{stage}.onnx"
-        try:
-            weights.save(model, onnx, f"weights/{stage}.data", bar.update)
-        except OSError as error:
-            raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
-        bar.update(bar.total - bar.n)
-        bar.set_description(stage)
-    return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,))
 
 
 def _bar(description: str, total: int | None, quiet: bool) -> tqdm:

@@ -26,6 +26,7 @@ def describe(checkpoint: Checkpoint) -> Manifest:
     return Manifest(
         name=checkpoint.directory.resolve().name,
         precision="fp32",
+        quantization=None,
         timestep_dtype="float32",
         latent_stats=checkpoint.latent_stats,
         latent_channels=config.in_channels,

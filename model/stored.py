@@ -98,18 +98,33 @@ class Source:
     def shape(self) -> tuple[int, ...]:
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]) if self.parts[0].shape else ()
 
+    @property
+    def coded(self) -> bool:
+        """Whether the checkpoint holds float8 codes and row scales for it."""
+        return bool(self.scales)
+
     def read(self) -> Tensor:
         """The parameter in float32; float8 codes are multiplied by their row's scale in float32."""
-        parts = []
-        for index, part in enumerate(self.parts):
-            values = part.read().float()
-            if self.scales:
-                scale = _checked(self.scales[index], self.scales[index].read().float())
-                if not (scale > 0).all():
-                    raise CheckpointError(f"{part.file}: {self.scales[index].name} holds a scale that is not above 0")
-                values *= scale.reshape(-1, *[1] * (values.ndim - 1))
-            parts.append(_checked(part, values))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if not self.coded:
+            return _joined([_checked(part, part.read().float()) for part in self.parts])
+        codes, scales = self.read_codes()
+        return codes.float() * scales.reshape(-1, *[1] * (codes.ndim - 1))
+
+    def read_codes(self) -> tuple[Tensor, Tensor]:
+        """The codes (out, in) float8_e4m3fn and row scales (out,) float32, as the file holds them."""
+        codes = [part.read() for part in self.parts]
+        scales = [_checked(scale, scale.read().float()) for scale in self.scales]
+        for part, values in zip(self.parts, codes, strict=True):
+            _checked(part, values.float())
+        for stored, scale in zip(self.scales, scales, strict=True):
+            if not (scale > 0).all():
+                raise CheckpointError(f"{stored.file}: {stored.name} holds a scale that is not above 0")
+        # torch.cat does not know float8.
+        return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), _joined(scales)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _checked(stored: StoredTensor, values: Tensor) -> Tensor:

@@ -100,12 +100,25 @@ class FileSpec:
 
 
 @dataclass(frozen=True)
+class QuantizationSpec:
+    """How the transformers of a float8 bundle are quantized; the weights always are."""
+
+    activations: Literal["none", "max", "percentile", "mse"]
+    """Algorithm that chose the static ranges of the blocks' activations; none: weights only."""
+    attention: Literal["fp8", "base"]
+    keep_base: tuple[str, ...]
+    """Patterns of activations that stay in the base type."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that the runtime knows about a model; see the module's docstring for the file."""
 
     name: str
     """Name of the checkpoint that the bundle was made from."""
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Literal["fp32", "fp16", "bf16", "fp8", "fp8-weight-only"]
+    quantization: QuantizationSpec | None
+    """None without float8."""
     timestep_dtype: Literal["float32", "bfloat16"]
     """Type that the time is rounded to before it enters a graph."""
     latent_stats: Literal["bn", "constants"]
@@ -189,6 +202,8 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
         valid = isinstance(value, dict)
         if valid:
             return {key: _decode(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
+    elif origin is types.UnionType and types.NoneType in arguments:
+        return None if value is None else _decode(value, arguments[0], where)
     elif origin is types.UnionType:
         valid = type(value) in arguments
     elif kind is float:

@@ -32,6 +32,8 @@ def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
     providers = _providers(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    # The default fuses Q/DQ pairs as if they were int8: float8 graphs then fail to load (ONNX Runtime 1.31).
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, wanted at least 1")

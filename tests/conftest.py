@@ -17,7 +17,8 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here."""
     if given := os.environ.get(BUNDLE_VARIABLE):
         return Path(given)
-    from export.build import DEMO_CHECKPOINT, build
+    from export.build import build
+    from export.demo_model import DEMO_CHECKPOINT
 
     directory = tmp_path_factory.mktemp("demo") / "bundle"
     build(DEMO_CHECKPOINT, directory, "fp32", "ort", quiet=True)

@@ -18,7 +18,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
 
-from export.build import DEMO_CHECKPOINT
+from export.demo_model import DEMO_CHECKPOINT
 
 
 @dataclass(frozen=True)

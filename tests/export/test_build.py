@@ -13,9 +13,10 @@ from pathlib import Path
 import peers
 import pytest
 
-from export.build import DEMO_CHECKPOINT, build, main
+from export.build import build, main
 from export.bundle import check_output, unfinished
 from export.checksums import recorded
+from export.demo_model import DEMO_CHECKPOINT
 from runtime.integrity import check_files, sha256
 from runtime.manifest import read_manifest
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
-from export.build import DEMO_CHECKPOINT
+from export.demo_model import DEMO_CHECKPOINT
 from model.chat_template import prompt_affixes
 from model.stored import CheckpointError
 from runtime.manifest import PromptSpec

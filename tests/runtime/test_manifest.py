@@ -1,6 +1,7 @@
 """The manifest's text, and every way in which it can be wrong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from runtime.manifest import (
     GraphSpec,
     Manifest,
     PromptSpec,
+    QuantizationSpec,
     RopeSpec,
     SizeSpec,
     TensorSpec,
@@ -17,7 +19,7 @@ from runtime.manifest import (
 )
 
 MANIFEST = Manifest(
-    name="tiny", precision="fp32", timestep_dtype="float32", latent_stats="bn", latent_channels=128,
+    name="tiny", precision="fp32", quantization=QuantizationSpec("mse", "fp8", ("a.*",)), timestep_dtype="float32", latent_stats="bn", latent_channels=128,
     default_preset="V4_TURBO_12", rope=RopeSpec(64, 5e6, (12, 10, 10)),
     prompt=PromptSpec("tokenizer.json", "<u>", "</u>\n", 2048), sizes=SizeSpec(16, 256, 2048, 256, 6.0),
     graphs={"dit_uncond": GraphSpec("onnx/dit_uncond.onnx", "float32",
@@ -32,6 +34,13 @@ TEXT = """\
  "version": 1,
  "name": "tiny",
  "precision": "fp32",
+ "quantization": {
+  "activations": "mse",
+  "attention": "fp8",
+  "keep_base": [
+   "a.*"
+  ]
+ },
  "timestep_dtype": "float32",
  "latent_stats": "bn",
  "latent_channels": 128,
@@ -69,6 +78,11 @@ def test_reading_is_the_inverse_of_writing():
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
+def test_without_quantization():
+    plain = replace(MANIFEST, quantization=None)
+    assert Manifest.from_json(plain.to_json()) == plain
+
+
 def edited(change):
     data = json.loads(MANIFEST.to_json())
     change(data)
@@ -89,6 +103,8 @@ def edited(change):
         (lambda d: d.update(latent_channels=True), "latent_channels is True, wanted int"),
         (lambda d: d.update(precision="int3"), "precision is 'int3', wanted 'fp32' or 'fp16' or 'bf16'"),
         (lambda d: d["rope"].update(sections=[1, 2]), r"rope.sections is \[1, 2\]"),
+        (lambda d: d["quantization"].update(attention="fp4"), "quantization.attention is 'fp4', wanted 'fp8' or 'base'"),
+        (lambda d: d.update(quantization=3), "quantization is 3, wanted an object"),
         (lambda d: d.update(sizes=5), "sizes is 5, wanted an object"),
         (lambda d: d["graphs"]["dit_uncond"]["inputs"][0].update(shape=[1.5]), r"inputs\[0\].shape\[0\] is 1.5"),
         (lambda d: d["files"].update({"../x": {"size": 1, "sha256": "a"}}), "lists the path '../x'"),

@@ -1,0 +1,65 @@
+"""How much of a quantized model is float8: bytes of its weights, and floating-point operations of its products."""
+
+from dataclasses import asdict, dataclass
+
+from export.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
+from model.checkpoint import Checkpoint
+
+TEXT_TOKENS, IMAGE_TOKENS = 256, 4096
+"""Sizes that the operations are counted for: a picture of 1024 x 1024 pixels and a prompt of 256 tokens."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Float8's part of one stage."""
+
+    weights: int
+    """Number of weights in matrix products."""
+    weights_fp8: int
+    operations: int
+    """Floating-point operations of one call: two for each multiplication and addition."""
+    operations_fp8: int
+    """Those whose operands are both float8."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values with the two shares."""
+        return asdict(self) | {
+            "weights_share": round(self.weights_fp8 / self.weights, 4),
+            "operations_share": round(self.operations_fp8 / self.operations, 4),
+        }
+
+
+def share(checkpoint: Checkpoint, stage: str, recipe: Recipe) -> Share:
+    """Count a transformer or the text encoder; its attention in the text encoder is left out of the operations."""
+    module, sources = checkpoint.module(stage), checkpoint.sources[stage]
+    names = [
+        n for n in sources if n.endswith(".weight") and len(sources[n].shape) == 2 and "embed" not in n.split(".")[-2]
+    ]
+    coded = set(quantized_weights(module, stage, sources, recipe))
+    size = {name: sources[name].shape[0] * sources[name].shape[1] for name in names}
+    rows = {"dit_cond": TEXT_TOKENS + IMAGE_TOKENS, "dit_uncond": IMAGE_TOKENS}.get(stage, TEXT_TOKENS)
+    points = recipe.points(stage, checkpoint.transformer.num_layers)
+    both = {
+        f"{point.removeprefix(f'{stage}.').removesuffix(name)}{product}.weight"
+        for point in points
+        for name, products in PRODUCTS.items()
+        if point.endswith(name)
+        for product in products
+    }
+    operations = {name: 2 * weights * (rows if _per_row(name) else 1) for name, weights in size.items()}
+    attention = fp8_attention = 0
+    if stage.startswith("dit_"):
+        attention = 4 * rows**2 * checkpoint.transformer.hidden_size
+        fp8_attention = attention * sum(point.endswith(OPERANDS[0]) for point in points)
+        attention *= checkpoint.transformer.num_layers
+    return Share(
+        weights=sum(size.values()),
+        weights_fp8=sum(size[name] for name in coded),
+        operations=sum(operations.values()) + attention,
+        operations_fp8=sum(operations[name] for name in both) + fp8_attention,
+    )
+
+
+def _per_row(name: str) -> bool:
+    """Whether a product runs for every row of the sequence; the time's layers run once a picture."""
+    return not name.startswith("t_embedding") and "adaln" not in name
