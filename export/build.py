@@ -12,11 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from calibration.ranges import Ranges, check_ranges, read_ranges, write_ranges
+from calibration.ranges import Ranges, write_ranges
+from export.activation_ranges import activation_ranges
 from export.bundle import check_output, file_specs, publish, unfinished
 from export.checksums import recorded
 from export.checksums import verify as verify_files
-from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from export.demo_model import DEMO_CHECKPOINT
 from export.precision import BASES, PRECISIONS, Precision, precision_of, torch_dtype
 from export.recipe import Recipe, unmatched
 from export.share import share
@@ -100,7 +101,7 @@ def build(
     _check_space(opened, types, output)
     if verify:
         _verify(checkpoint, quiet)
-    ranges = _ranges(opened, calibration, quiet) if types.activations_fp8 else None
+    ranges = activation_ranges(opened, calibration, quiet) if types.activations_fp8 else None
     with unfinished(output) as partial:
         options = StageOptions(types, recipe, _range_table(ranges, recipe, opened))
         graphs = {stage: export_stage(opened, stage, options, partial, quiet) for stage in opened.sources}
@@ -133,21 +134,6 @@ def _check_options(
     for option, value in given.items():
         if value and not types.activations_fp8:
             raise ValueError(f"{option} goes with --precision fp8, and --precision is {precision}")
-
-
-def _ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) -> Ranges:
-    """The activation ranges: from a file, or measured here for the demo model."""
-    if file is not None:
-        ranges = read_ranges(file)
-        check_ranges(ranges, checkpoint)
-        return ranges
-    if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
-        raise ValueError(
-            "--precision fp8 needs activation ranges: run python -m calibration --checkpoint "
-            f"{checkpoint.directory} --output ranges.json and give --calibration ranges.json, "
-            "or choose --precision fp8-weight-only, which needs none"
-        )
-    return calibrate_demo(checkpoint, quiet)
 
 
 def _range_table(ranges: Ranges | None, recipe: Recipe, checkpoint: Checkpoint) -> dict[str, float]:

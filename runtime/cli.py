@@ -13,7 +13,8 @@ from runtime.backend import BACKENDS
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.manifest import read_manifest
-from runtime.picture import PendingFiles, numbered, png
+from runtime.pending import PendingFiles
+from runtime.picture import numbered, png
 from runtime.pipeline import Pipeline
 from runtime.plan import UNCONDITIONAL, make_plan
 from runtime.prompt import PromptEncoder

@@ -1,0 +1,27 @@
+"""The activation ranges for a float8 build."""
+
+from pathlib import Path
+
+from calibration.ranges import Ranges, check_ranges, read_ranges
+from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from model.checkpoint import Checkpoint
+
+
+def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) -> Ranges:
+    """Ranges from a file, checked against the checkpoint; without one, measured here for the demo model only.
+
+    Raises:
+        RangesError: the file is damaged, or belongs to another model.
+        ValueError: there is no file, and the checkpoint is not the demo's: measuring takes too long to do unasked.
+    """
+    if file is not None:
+        ranges = read_ranges(file)
+        check_ranges(ranges, checkpoint)
+        return ranges
+    if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
+        raise ValueError(
+            "float8 activations need ranges: run python -m calibration --checkpoint "
+            f"{checkpoint.directory} --output ranges.json and give --calibration ranges.json, "
+            "or build with --precision fp8-weight-only, which needs none"
+        )
+    return calibrate_demo(checkpoint, quiet)
