@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from feeding import feeds
 from measure import relative_error
 from onnx.reference import ReferenceEvaluator
 from peers import SHAPES
@@ -11,7 +12,6 @@ from peers import SHAPES
 from model.checkpoint import STAGES, open_checkpoint
 from runtime.manifest import read_manifest
 from runtime.ort import opener
-from runtime.rope import image_positions, rope_tables, text_positions
 
 SIZES = [(1, (1, 1), 1), (9, (2, 3), 2), (600, (5, 3), 1)]
 """(text tokens, grid, batch): other ones than the graphs were traced with, and not square."""
@@ -22,28 +22,6 @@ FP32_BOUND = 1e-5
 FP16_BOUND = 4e-3
 """float16 rounds each operand of a product by up to 2**-11 = 4.9e-4; the 36 and more layers of products in line add
 up like a random walk to at most sqrt(36) * 4.9e-4 = 3e-3. Measured: 1.3e-3 for the text encoder, 6e-4 elsewhere."""
-
-
-def feeds(stage, checkpoint, length, grid, batch):
-    """Random inputs for a stage."""
-    random = np.random.default_rng(length)
-    hidden, rope = checkpoint.transformer.hidden_size, checkpoint.transformer
-    if stage == "text_encoder":
-        return {"input_ids": random.integers(0, 1000, (1, length))}
-    if stage == "vae_decoder":
-        return {"latents": random.standard_normal((batch, *grid, 128), np.float32)}
-    if stage == "vae_encoder":
-        return {"image": random.integers(0, 256, (batch, 16 * grid[0], 16 * grid[1], 3), np.uint8)}
-    positions = image_positions(*grid)
-    values = {
-        "latents": random.standard_normal((batch, len(positions), 128), np.float32),
-        "timestep": random.random(batch, np.float32),
-    }
-    if stage == "dit_cond":
-        values["text"] = random.standard_normal((batch, length, hidden), np.float32)
-        positions = np.concatenate((text_positions(length), positions))
-    cos, sin = rope_tables(positions, rope.attention_head_dim, rope.rope_theta, rope.mrope_section)
-    return values | {"rope_cos": cos, "rope_sin": sin}
 
 
 def compare(bundle, checkpoint, stage, bound, size):

@@ -19,7 +19,8 @@ from runtime.manifest import (
 )
 
 MANIFEST = Manifest(
-    name="tiny", precision="fp32", quantization=QuantizationSpec("mse", "fp8", ("a.*",)), timestep_dtype="float32", latent_stats="bn", latent_channels=128,
+    name="tiny", precision="fp32", quantization=QuantizationSpec("mse", "fp8", ("a.*",)),
+    timestep_dtype="float32", latent_stats="bn", latent_channels=128,
     default_preset="V4_TURBO_12", rope=RopeSpec(64, 5e6, (12, 10, 10)),
     prompt=PromptSpec("tokenizer.json", "<u>", "</u>\n", 2048), sizes=SizeSpec(16, 256, 2048, 256, 6.0),
     graphs={"dit_uncond": GraphSpec("onnx/dit_uncond.onnx", "float32",
@@ -103,7 +104,10 @@ def edited(change):
         (lambda d: d.update(latent_channels=True), "latent_channels is True, wanted int"),
         (lambda d: d.update(precision="int3"), "precision is 'int3', wanted 'fp32' or 'fp16' or 'bf16'"),
         (lambda d: d["rope"].update(sections=[1, 2]), r"rope.sections is \[1, 2\]"),
-        (lambda d: d["quantization"].update(attention="fp4"), "quantization.attention is 'fp4', wanted 'fp8' or 'base'"),
+        (
+            lambda d: d["quantization"].update(attention="fp4"),
+            "quantization.attention is 'fp4', wanted 'fp8' or 'base'",
+        ),
         (lambda d: d.update(quantization=3), "quantization is 3, wanted an object"),
         (lambda d: d.update(sizes=5), "sizes is 5, wanted an object"),
         (lambda d: d["graphs"]["dit_uncond"]["inputs"][0].update(shape=[1.5]), r"inputs\[0\].shape\[0\] is 1.5"),
