@@ -154,8 +154,9 @@ def record(pipeline: Pipeline, plan: Plan, text: np.ndarray) -> dict[str, Histog
     rows, columns = plan.grid
     noise = randn((1, rows * columns, pipeline.manifest.latent_channels), plan.seed)
     with contextlib.ExitStack() as hooks:
-        for stage, graph in pipeline.graphs.items():
-            hooks.enter_context(hooked(graph.module, stage, add))
+        for stage in STAGES:
+            if stage in pipeline.graphs:
+                hooks.enter_context(hooked(pipeline.graphs[stage].module, stage, add))
         for _ in pipeline.denoise(text, noise, plan.grid, plan.steps, plan.unconditional):
             pass
     return histograms

@@ -2,12 +2,12 @@
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import numpy as np
 
-from export.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS, picture_error
+from export.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS
 from export.report_measure import STAGES, TRANSFORMERS
 from export.report_plot import Series, line_plot
 from export.report_style import STYLE
@@ -47,7 +47,7 @@ def html_page(report: Report) -> str:
 
 def _setup(report: Report) -> str:
     first, count = report.plans[0], len(report.plans)
-    guidance = ", ".join(f"{g:g}" for g in dict.fromkeys(first.sampling.guidance))
+    guidance = " then ".join(f"{g:g}" for g in dict.fromkeys(first.sampling.guidance))
     seeds = f"{first.seed}" if count == 1 else f"{first.seed} to {report.plans[-1].seed}"
     facts = {
         "Checkpoint": report.checkpoint,
@@ -68,7 +68,7 @@ def _bundles(report: Report) -> str:
          entry.manifest.graphs["dit_cond"].compute, entry.manifest.timestep_dtype, f"{entry.size / 1e6:,.1f}"]
         for entry in report.entries
     ]  # fmt: skip
-    columns = ("Bundle", "Precision", "In float8", "Else", "Time", "Size in MB")
+    columns = ("Bundle", "Precision", "In float8", "Everything else", "Time rounded to", "Size in MB")
     return _section("Bundles", "", _table(columns, rows, words=5))
 
 
@@ -97,20 +97,16 @@ def _plot(report: Report) -> str:
         if (values := step_errors(entry, stage))
     ]
     plot = line_plot(series, "step", "relative velocity error")
-    note = "At the reference's latents of each step, mean over the prompts. Step 1 starts from noise."
+    note = "At the reference’s latents of each step, mean over the prompts. Step 1 starts from noise."
     return _section("Error over the steps", note, f'<div class="scroll">{plot}</div>')
 
 
 def _pictures(report: Report) -> str:
     gain = _gain(report)
-    rows = []
-    for index in range(len(report.plans)):
-        for position, entry in enumerate(report.entries):
-            heading = [] if position else [f'<th scope="rowgroup" rowspan="{len(report.entries)}">{index + 1}</th>']
-            rows.append([*heading, _name(report, entry), entry.manifest.precision, *picture_row(entry, index)])
+    rows = _by_prompt(report, lambda entry, index: [entry.manifest.precision, *picture_row(entry, index)])
     columns = ("Prompt", "Bundle", "Precision", *map(_capital, PICTURE_COLUMNS))
     note = (
-        "Each bundle samples by itself from the reference's start noise, so small errors add up over the steps. "
+        "Each bundle samples by itself from the reference’s start noise, so small errors add up over the steps. "
         f"Below each picture: its absolute difference from the reference, {gain} times amplified; black is equal."
     )
     strips = "".join(_strip(report, index, gain) for index in range(len(report.plans)))
@@ -121,17 +117,15 @@ def _strip(report: Report, index: int, gain: int) -> str:
     """The pictures of one prompt in a row, and their differences below."""
     plan = report.plans[index]
     references = {time: samples[index].image for time, samples in report.samples.items()}
-    first = next(iter(references.values()))
-    upper, lower = [], []
-    for time, image in references.items():
-        upper.append(_figure(image, "reference", f"time in {time}"))
-        # The second reference tells what the rounding of the time does by itself.
-        lower.append("<div></div>" if image is first else _difference(image, first, "rounded time", gain))
+    upper = [_figure(image, "reference", f"time in {time}") for time, image in references.items()]
+    first, *others = references.values()
+    # The second reference tells what the rounding of the time does by itself.
+    lower = ["<div></div>", *(_difference(image, first, ", from the time alone", gain) for image in others)]
     for entry in report.entries:
         image, error = entry.measured.pictures[index].image, entry.measured.pictures[index].error
         quality = f"PSNR {decibels(error.psnr)}, SSIM {error.ssim:.4f}"
         upper.append(_figure(image, escape(entry.label), quality))
-        lower.append(_difference(image, references[entry.manifest.timestep_dtype], escape(entry.label), gain))
+        lower.append(_difference(image, references[entry.manifest.timestep_dtype], "", gain))
     prompt = plan.prompt if len(plan.prompt) <= _LONGEST else plan.prompt[:_LONGEST] + "…"
     return (
         f'<h3>Prompt {index + 1} <span class="muted">seed {plan.seed}</span></h3>'
@@ -140,10 +134,10 @@ def _strip(report: Report, index: int, gain: int) -> str:
     )
 
 
-def _difference(got: np.ndarray, wanted: np.ndarray, name: str, gain: int) -> str:
+def _difference(got: np.ndarray, wanted: np.ndarray, cause: str, gain: int) -> str:
     difference = np.abs(got.astype(int) - wanted)
     amplified = np.minimum(difference * gain, 255).astype(np.uint8)
-    return _figure(amplified, f"{name}: difference × {gain}", f"at most {difference.max()} of 255")
+    return _figure(amplified, f"difference × {gain}", f"at most {difference.max()} of 255{cause}")
 
 
 def _gain(report: Report) -> int:
@@ -166,17 +160,6 @@ def _figure(image: np.ndarray, name: str, detail: str) -> str:
 
 
 def _grid(report: Report) -> str:
-    rows = []
-    for index in range(len(report.plans)):
-        for position, entry in enumerate(report.entries):
-            checks = entry.measured.pictures[index].grid
-            heading = [] if position else [f'<th scope="rowgroup" rowspan="{len(report.entries)}">{index + 1}</th>']
-            figures = [f"{value:.1f}" for check in checks for value in (check.reference, check.ratio)]
-            found = [f"{check.period} px" for check in checks if check.flagged]
-            badge = (
-                f'<span class="bad">grid of {" and ".join(found)}</span>' if found else '<span class="good">none</span>'
-            )
-            rows.append([*heading, _name(report, entry), badge, *figures])
     note = (
         "Image tokens are squares of 16 pixels, latent pixels of 8. The figure is the power of the brightness "
         "gradient’s mean profile at that period over the power at the periods around it; about 1 means no grid. A "
@@ -185,7 +168,24 @@ def _grid(report: Report) -> str:
     )
     periods = [f"{period} px, {who}" for period in PERIODS for who in ("reference", "bundle")]
     columns = ("Prompt", "Bundle", "New grid", *periods)
-    return _section("Grid check", note, _table(columns, rows, words=3))
+    return _section("Grid check", note, _table(columns, _by_prompt(report, _grid_cells), words=3))
+
+
+def _grid_cells(entry: Entry, index: int) -> list[str]:
+    checks = entry.measured.pictures[index].grid
+    found = " and ".join(f"{check.period} px" for check in checks if check.flagged)
+    verdict = f'<span class="bad">grid of {found}</span>' if found else '<span class="good">none</span>'
+    return [verdict, *(f"{value:.1f}" for check in checks for value in (check.reference, check.ratio))]
+
+
+def _by_prompt(report: Report, cells: Callable[[Entry, int], list[str]]) -> list[list[str]]:
+    """Rows for every prompt and bundle; the prompt's number stands in front of its first one."""
+    rows = []
+    for index in range(len(report.plans)):
+        for position, entry in enumerate(report.entries):
+            heading = [] if position else [f'<th scope="rowgroup" rowspan="{len(report.entries)}">{index + 1}</th>']
+            rows.append([*heading, _name(report, entry), *cells(entry, index)])
+    return rows
 
 
 def _section(title: str, note: str, content: str) -> str:

@@ -163,19 +163,30 @@ def _recording(pipeline: Pipeline, calls: Calls) -> Pipeline:
     return Pipeline(pipeline.manifest, graphs, pipeline.prompt, pipeline.backend, pipeline.device)
 
 
+def load(directory: Path, plans: Sequence[Plan], device: str, hashes: bool) -> Pipeline:
+    """Load what the plans need of a bundle.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        RuntimeError: the backend cannot run it; the message names the bundle.
+    """
+    unconditional = any(plan.needs_unconditional_graph for plan in plans)
+    try:
+        return Pipeline.load(directory, device=device, verify=hashes, unconditional=unconditional)
+    except RuntimeError as error:
+        raise RuntimeError(f"the bundle {directory}: {error}") from error
+
+
 def measure(
     directory: Path, plans: Sequence[Plan], samples: Sequence[Sample], device: str, advance: Advance
 ) -> Measured:
     """Compare a bundle with the reference's samples of the same plans and type of time.
 
     Raises:
-        BundleError: the bundle is damaged.
-        RuntimeError: the backend cannot run the bundle, or a graph gave NaN or infinity;
-            the message names the bundle.
+        RuntimeError: as for `load`, or a graph gave NaN or infinity; the message names the bundle.
     """
+    pipeline = load(directory, plans, device, hashes=False)
     try:
-        unconditional = any(plan.needs_unconditional_graph for plan in plans)
-        pipeline = Pipeline.load(directory, device=device, unconditional=unconditional)
         graphs: dict[str, list] = {stage: [] for stage in STAGES if stage in pipeline.graphs}
         pictures = []
         for plan, wanted in zip(plans, samples, strict=True):

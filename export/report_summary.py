@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from export.quality import FLAG_FACTOR, FLAG_FLOOR, VectorError
+from export.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS, PictureError, VectorError, picture_error
 from export.report_measure import STAGES, Measured, Sample
 from runtime.manifest import Manifest
 from runtime.plan import Plan
 
-GRAPH_COLUMNS = ("relative error, mean", "worst", "cosine, worst", "byte difference", "PSNR in dB")
-PICTURE_COLUMNS = ("PSNR in dB", "SSIM", "byte difference", "latents, relative error")
+GRAPH_COLUMNS = ("relative error, mean", "worst", "cosine, worst", "largest byte difference", "PSNR in dB")
+PICTURE_COLUMNS = ("PSNR in dB", "SSIM", "largest byte difference", "latents, relative error")
 NONE = "–"
 
 
@@ -46,11 +46,6 @@ class Entry:
         kept = f", but not {', '.join(spec.keep_base)}" if spec.keep_base else ""
         return " + ".join(parts) + kept
 
-    @property
-    def grid_found(self) -> bool:
-        """Whether any picture has a grid that the reference does not have."""
-        return any(check.flagged for picture in self.measured.pictures for check in picture.grid)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -63,8 +58,14 @@ class Report:
     """The reference's, by type of time."""
     entries: Sequence[Entry]
 
+    @property
+    def time_rounding(self) -> list[PictureError]:
+        """What rounding the time alone does to each picture: the references' pictures compared; [] with one of them."""
+        references = [[sample.image for sample in samples] for samples in self.samples.values()]
+        return [picture_error(other, first) for first, *others in zip(*references, strict=True) for other in others]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON. A PSNR of equal pictures is None, for infinity."""
+        """Plain values for JSON; None stands for infinity, the PSNR of equal pictures."""
         first = self.plans[0]
         return {
             "checkpoint": self.checkpoint,
@@ -75,6 +76,7 @@ class Report:
             "width": first.width,
             "height": first.height,
             "prompts": [{"prompt": p.prompt, "seed": p.seed, "tokens": len(p.token_ids)} for p in self.plans],
+            "time_rounding": [_finite(asdict(error)) for error in self.time_rounding],
             "grid_flag": {"factor": FLAG_FACTOR, "floor": FLAG_FLOOR},
             "bundles": [_entry(entry) for entry in self.entries],
         }
@@ -159,12 +161,21 @@ def as_text(report: Report) -> str:
         for index in range(len(report.plans))
         for entry in report.entries
     ]
+    grids = (f"grid {period} (reference)" for period in PERIODS)
     return "\n\n".join(
         (
             title,
             _aligned([("graph", "bundle", *GRAPH_COLUMNS), *graphs]),
-            _aligned([("prompt", "bundle", *PICTURE_COLUMNS, "grid 16 (reference)", "grid 8 (reference)"), *pictures]),
+            _aligned([("prompt", "bundle", *PICTURE_COLUMNS, *grids), *pictures]),
+            *_rounding(report),
         )
+    )
+
+
+def _rounding(report: Report) -> list[str]:
+    errors = ", ".join(decibels(error.psnr) for error in report.time_rounding)
+    return (
+        [f"PSNR of the reference's pictures with the time rounded against those without: {errors} dB"] if errors else []
     )
 
 

@@ -30,7 +30,7 @@ from export.graphs import graph_record
 from export.quality import check_size
 from export.report_files import check_output, publish
 from export.report_html import html_page
-from export.report_measure import STAGES, measure, sample
+from export.report_measure import STAGES, load, measure, sample
 from export.report_summary import Entry, Report, as_text
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import describe, tokenizer_file
@@ -106,6 +106,8 @@ def verify(
     check_size(plans[0].width, plans[0].height)
     for directory, manifest in manifests.items():
         _check_bundle(directory, manifest, opened, plans[0])
+        # The reference may take hours: what cannot run is found before, even if each bundle is so loaded twice.
+        load(directory, plans, device, hashes=True)
     times = sorted({manifest.timestep_dtype for manifest in manifests.values()}, reverse=True)
     with unfinished(output) as partial:
         steps = sum(len(plan.steps) for plan in plans)

@@ -17,8 +17,11 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
+from transformers.utils import logging as transformers_logging
 
 from export.demo_model import DEMO_CHECKPOINT
+
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)

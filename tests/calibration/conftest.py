@@ -88,15 +88,15 @@ def _by_hand(module, stage, latents, timestep, rope_cos, rope_sin, text=None, ch
         scale1, gate1, scale2, gate2 = block.adaln_modulation(modulation).chunk(4, dim=-1)
         attention, ffn = block.attention, block.feed_forward
         x = at(index, "attention.qkv", block.attention_norm1(hidden) * (1 + scale1))
-        q, k, v = (p.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for p in attention.qkv(x).chunk(3, -1))
+        q, k, v = (part.unflatten(-1, (attention.num_heads, -1)) for part in attention.qkv(x).chunk(3, dim=-1))
         factor = q.shape[-1] ** -0.25
-        q = rotate(attention.norm_q(q)[:, :, first:], rope_cos[first:], rope_sin[first:])
-        k = rotate(attention.norm_k(k), rope_cos, rope_sin)
+        q = rotate(attention.norm_q(q).transpose(1, 2)[:, :, first:], rope_cos[first:], rope_sin[first:])
+        k = rotate(attention.norm_k(k).transpose(1, 2), rope_cos, rope_sin)
         scaled_q, scaled_k = at(index, "attention.q", q * factor), at(index, "attention.k", k * factor)
         # Unless they are changed, q and k go on as they were: multiplying and dividing again would round.
         q = q if scaled_q is seen[f"{stage}.layers.{index}.attention.q"] else scaled_q / factor
         k = k if scaled_k is seen[f"{stage}.layers.{index}.attention.k"] else scaled_k / factor
-        out = attend(q, k, at(index, "attention.v", v), torch.float32)
+        out = attend(q, k, at(index, "attention.v", v.transpose(1, 2)), torch.float32)
         hidden = hidden[:, first:] + gate1.tanh() * block.attention_norm2(attention.o(at(index, "attention.o", out)))
         x = at(index, "feed_forward.w1", block.ffn_norm1(hidden) * (1 + scale2))
         product = at(index, "feed_forward.w2", F.silu(ffn.w1(x)) * ffn.w3(x))

@@ -10,15 +10,20 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import peers
 import pytest
 
+from calibration.ranges import read_ranges, write_ranges
+from calibration.record import DEFAULT_ALGORITHM
 from export.build import build, main
 from export.bundle import check_output, unfinished
 from export.checksums import recorded
-from export.demo_model import DEMO_CHECKPOINT
+from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from model.checkpoint import open_checkpoint
+from runtime import Pipeline
 from runtime.integrity import check_files, sha256
-from runtime.manifest import read_manifest
+from runtime.manifest import QuantizationSpec, read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,6 +130,77 @@ def test_checksums_of_a_hub_download(demo):
 def test_spoiled_checkpoint(demo, tmp_path, capsys, spoil, message):
     spoil(demo)
     refused(capsys, tmp_path, message, "--checkpoint", demo)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--precision", "fp16", "--base", "fp32"), "--base fp32 goes with the fp8 precisions only"),
+        (("--precision", "fp8-weight-only", "--attention", "fp8"), "--attention fp8 goes with --precision fp8, and"),
+        (("--precision", "fp32", "--keep-base", "x"), "--keep-base goes with --precision fp8, and --precision is fp32"),
+        (("--precision", "bf16", "--calibration", "r.json"), "--calibration goes with --precision fp8"),
+        (("--precision", "fp8", "--keep-base", "layers.0.*"), "--keep-base 'layers.0.*' matches no activation"),
+        (("--precision", "fp8", "--calibration", "missing.json"), "missing.json"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, capsys, arguments, message):
+    refused(capsys, tmp_path, message, *arguments)
+
+
+def test_float8_of_another_checkpoint_needs_calibration(peer, tmp_path, capsys):
+    """Both ways out are named."""
+    directory = peer("head64", "original-fp8")[1]
+    refused(
+        capsys, tmp_path, f"python -m calibration --checkpoint {directory} --output ranges.json",
+        "--checkpoint", directory, "--precision", "fp8",
+    )  # fmt: skip
+    refused(
+        capsys, tmp_path, "or build with --precision fp8-weight-only, which needs none",
+        "--checkpoint", directory, "--precision", "fp8",
+    )  # fmt: skip
+
+
+def test_ranges_of_another_model(peer, tmp_path, capsys):
+    ranges = calibrate_demo(open_checkpoint(DEMO_CHECKPOINT), quiet=True)
+    write_ranges(ranges, tmp_path / "ranges.json")
+    directory = peer("head64", "original-fp8")[1]
+    refused(
+        capsys, tmp_path, "fingerprint", "--checkpoint", directory, "--precision", "fp8",
+        "--calibration", tmp_path / "ranges.json",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fp8_bundle(tmp_path_factory):
+    """The demo's float8 bundle, as ``python -m export.build --precision fp8`` makes it."""
+    directory = tmp_path_factory.mktemp("fp8") / "bundle"
+    build(DEMO_CHECKPOINT, directory, "fp8", attention="fp8", quiet=True)
+    return directory
+
+
+def test_float8_build_of_the_demo_calibrates_itself(fp8_bundle, demo_bundle):
+    manifest = read_manifest(fp8_bundle)
+    assert manifest.quantization == QuantizationSpec(DEFAULT_ALGORITHM, "fp8", ())
+    assert manifest.timestep_dtype == "bfloat16"
+    assert {graph.compute for graph in manifest.graphs.values()} == {"float32"}
+    ranges = read_ranges(fp8_bundle / "ranges.json")
+    assert ranges.prompts.count == 8 and ranges.preset == "V4_TURBO_12"
+    check_files(fp8_bundle, manifest.files)
+    report = json.loads((fp8_bundle / "report.json").read_text())
+    assert report["dit_cond"]["weights_share"] == 1 and report["dit_cond"]["operations_share"] > 0.99
+    weights = {name: spec.size for name, spec in manifest.files.items() if "dit" in name and name.endswith(".data")}
+    plain = read_manifest(demo_bundle).files
+    assert all(size < 0.27 * plain[name].size for name, size in weights.items()), "a quarter of float32, and scales"
+
+
+def test_float8_bundle_makes_the_picture(fp8_bundle, demo_bundle):
+    """Not the same one, the weights are random, but far closer to it than another seed's."""
+    fp8, fp32 = Pipeline.load(fp8_bundle), Pipeline.load(demo_bundle)
+    settings = {"preset": "V4_INSTANT_8", "width": 256, "height": 256}
+    got = fp8.generate("a red circle", seed=4, **settings).images.astype(int)
+    wanted = fp32.generate("a red circle", seed=4, **settings).images
+    other = fp32.generate("a red circle", seed=5, **settings).images
+    assert np.abs(got - wanted).mean() < 0.1 * np.abs(got - other).mean()
 
 
 def test_disk_too_small(tmp_path, capsys, monkeypatch):
