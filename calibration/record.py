@@ -89,9 +89,9 @@ def calibrate(
 
 def _measure(checkpoint: Checkpoint, plans: list[Plan], device: str, kept: StateFile, quiet: bool) -> State:
     state = _first_or_kept(kept, tensor_names(checkpoint), len(plans), quiet)
-    texts = _encode(checkpoint, plans[state.done :], device, quiet)
-    pipeline = torch_pipeline(checkpoint, STAGES if texts else (), device)
     try:
+        texts = _encode(checkpoint, plans[state.done :], device, quiet)
+        pipeline = torch_pipeline(checkpoint, STAGES if texts else (), device)
         with _bar("calibrating", state.done, len(plans), quiet) as bar:
             for plan, text in zip(plans[state.done :], texts, strict=True):
                 after = state.after(record(pipeline, plan, text))

@@ -151,7 +151,7 @@ def as_text(report: Report) -> str:
     first = report.plans[0]
     title = (
         f"{report.checkpoint}, {first.sampling.preset} ({len(first.steps)} steps), {first.width}x{first.height}, "
-        f"{len(report.plans)} prompts, seeds from {first.seed}; reference: PyTorch in float32"
+        f"prompts: {len(report.plans)}, seeds from {first.seed}; reference: PyTorch in float32"
     )
     graphs = [
         [stage, entry.label, *row] for stage in STAGES for entry in report.entries if (row := graph_row(entry, stage))

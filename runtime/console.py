@@ -18,7 +18,7 @@ def guard(program: str, job: Callable[[], None]) -> int:
     try:
         job()
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; nothing was written", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
