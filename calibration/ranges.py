@@ -8,12 +8,13 @@ keys, other versions, missing keys and values of another type are refused. Needs
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING
 
 from calibration.files import write_whole
 from calibration.points import tensor_names
+from runtime.decoding import DecodeError, decode
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -117,7 +118,10 @@ class Ranges:
         version = data.pop("version", None)
         if version != VERSION or type(version) is not int:
             raise RangesError(f"the format version is {version!r}, wanted {VERSION}")
-        return _decode(data, cls, "")
+        try:
+            return decode(data, cls, "the file")
+        except DecodeError as error:
+            raise RangesError(str(error)) from error
 
 
 def check_algorithm(algorithm: str, percentile: float) -> None:
@@ -169,34 +173,3 @@ def check_ranges(ranges: Ranges, checkpoint: "Checkpoint") -> None:
 def _listed(names: list[str]) -> str:
     """``3 (a, b, c)``; of many names the first few."""
     return f"{len(names)} ({', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''})"
-
-
-def _decode(value: Any, kind: Any, where: str) -> Any:
-    """Check a JSON value against a type annotation and convert it; `where` is its path, for the message."""
-    if is_dataclass(kind):
-        return _decode_object(value, kind, where)
-    if kind == dict[str, TensorRange]:
-        if isinstance(value, dict):
-            return {name: _decode_object(item, TensorRange, f"{where}.{name}") for name, item in value.items()}
-        raise RangesError(f"{where} is {value!r}, wanted an object")
-    allowed = (int, float) if kind is float else get_args(kind) or (kind,)
-    if type(value) not in allowed:  # so that true is no number
-        raise RangesError(f"{where} is {value!r}, wanted {getattr(kind, '__name__', kind)}")
-    try:
-        return float(value) if kind is float else value
-    except OverflowError:
-        raise RangesError(f"{where} is an integer of {value.bit_length()} bits, wanted a number") from None
-
-
-def _decode_object(value: Any, kind: type, where: str) -> Any:
-    what = where or "the file"
-    if not isinstance(value, dict):
-        raise RangesError(f"{what} is {value!r}, wanted an object")
-    names = [field.name for field in fields(kind)]
-    if unknown := sorted(set(value) - set(names)):
-        raise RangesError(f"{what} has the unknown key {unknown[0]!r}; a newer version may have made it")
-    if missing := [name for name in names if name not in value]:
-        raise RangesError(f"{what} lacks the key {missing[0]!r}")
-    hints = get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    return kind(**{name: _decode(value[name], hints[name], prefix + name) for name in names})

@@ -7,12 +7,12 @@ last, so a directory that has one is complete.
 """
 
 import json
-import types
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from runtime.constants import MANIFEST
+from runtime.decoding import DecodeError, decode
 
 FORMAT = "ideogram4-bundle"
 VERSION = 1
@@ -151,7 +151,10 @@ class Manifest:
         version = data.pop("version", None)
         if version != VERSION or isinstance(version, bool):
             raise BundleError(f"the bundle's format version is {version!r}, this runtime reads {VERSION}")
-        manifest = _decode(data, cls, "")
+        try:
+            manifest = decode(data, cls, "the manifest")
+        except DecodeError as error:
+            raise BundleError(f"{MANIFEST}: {error}") from error
         for path in manifest.files:
             _check_path(path)
         for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values())):
@@ -182,49 +185,3 @@ def read_manifest(directory: Path) -> Manifest:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise BundleError(f"{file} is not UTF-8 text: {error}") from error
-
-
-def _decode(value: Any, kind: Any, where: str) -> Any:
-    """Check a JSON value against a type annotation and convert it; `where` is its path, for the message."""
-    if is_dataclass(kind):
-        return _decode_object(value, kind, where)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        valid = isinstance(value, str) and value in arguments
-    elif origin is tuple:
-        valid = isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments))
-        if valid:
-            kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-            return tuple(
-                _decode(item, k, f"{where}[{i}]") for i, (item, k) in enumerate(zip(value, kinds, strict=True))
-            )
-    elif origin is dict:
-        valid = isinstance(value, dict)
-        if valid:
-            return {key: _decode(item, arguments[1], f"{where}.{key}") for key, item in value.items()}
-    elif origin is types.UnionType and types.NoneType in arguments:
-        return None if value is None else _decode(value, arguments[0], where)
-    elif origin is types.UnionType:
-        valid = type(value) in arguments
-    elif kind is float:
-        valid = type(value) in (int, float)
-    else:
-        valid = type(value) is kind
-    if not valid:
-        wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", str(kind))
-        raise BundleError(f"{MANIFEST}: {where} is {value!r}, wanted {wanted}")
-    return value
-
-
-def _decode_object(value: Any, kind: type, where: str) -> Any:
-    where = where or "the manifest"
-    if not isinstance(value, dict):
-        raise BundleError(f"{MANIFEST}: {where} is {value!r}, wanted an object")
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    if unknown := sorted(set(value) - set(names)):
-        raise BundleError(f"{MANIFEST}: {where} has the unknown key {unknown[0]!r}; a newer version may have made it")
-    if missing := [name for name in names if name not in value]:
-        raise BundleError(f"{MANIFEST}: {where} lacks the key {missing[0]!r}")
-    prefix = "" if where == "the manifest" else f"{where}."
-    return kind(**{name: _decode(value[name], hints[name], prefix + name) for name in names})

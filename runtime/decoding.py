@@ -1,0 +1,73 @@
+"""JSON values to frozen dataclasses, checked against their annotations. Nothing unknown, missing or mistyped passes."""
+
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+Kind = TypeVar("Kind")
+
+
+class DecodeError(ValueError):
+    """A JSON value is not of the wanted form; the message has its path, the value, and what was wanted."""
+
+
+def decode(value: Any, kind: type[Kind], root: str) -> Kind:
+    """An instance of the dataclass `kind` from a JSON object; DecodeError says what is wrong.
+
+    Fields may be bool, int, float, str, None, literals, tuples (lists in JSON), dicts with str keys, other dataclasses,
+    and unions of plain types or of anything with None. `root` is what messages call the object itself.
+    """
+    return _object(value, kind, "", root)
+
+
+def _object(value: Any, kind: type[Kind], where: str, root: str) -> Kind:
+    what = where or root
+    if not isinstance(value, dict):
+        raise DecodeError(f"{what} is {value!r}, wanted an object")
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if unknown := sorted(set(value) - set(names)):
+        raise DecodeError(f"{what} has the unknown key {unknown[0]!r}; a newer version may have made it")
+    if missing := [name for name in names if name not in value]:
+        raise DecodeError(f"{what} lacks the key {missing[0]!r}")
+    hints = get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    return kind(**{name: _value(value[name], hints[name], prefix + name, root) for name in names})
+
+
+def _value(value: Any, kind: Any, where: str, root: str) -> Any:
+    if is_dataclass(kind):
+        return _object(value, kind, where, root)  # type: ignore[arg-type]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
+        if len(kinds) == len(value):
+            pairs = enumerate(zip(value, kinds, strict=True))
+            return tuple(_value(item, k, f"{where}[{i}]", root) for i, (item, k) in pairs)
+    if origin is dict and isinstance(value, dict):
+        return {key: _value(item, arguments[1], f"{where}.{key}", root) for key, item in value.items()}
+    if origin is types.UnionType and is_dataclass(arguments[0]):
+        return None if value is None else _value(value, arguments[0], where, root)
+    if origin is types.UnionType and type(value) in arguments:
+        return value
+    if origin is Literal and type(value) is str and value in arguments:
+        return value
+    if kind is float and type(value) in (int, float):  # a bool is an int, and no number here
+        return _float(value, where)
+    if origin is None and kind is not float and type(value) is kind:
+        return value
+    raise DecodeError(f"{where} is {value!r}, wanted {_wanted(kind)}")
+
+
+def _float(value: float, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise DecodeError(f"{where} is an integer of {value.bit_length()} bits, wanted a number") from None  # type: ignore[attr-defined]
+
+
+def _wanted(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is dict:
+        return "an object"
+    return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
