@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration.files import check_output
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import ALGORITHMS, check_algorithm, write_ranges
 from calibration.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
@@ -14,6 +13,7 @@ from calibration.state import state_file
 from calibration.torch_pipeline import DEVICES, check_device, prompt_encoder
 from model.checkpoint import open_checkpoint
 from runtime.console import guard
+from runtime.pending import PendingFiles, check_outputs
 from runtime.schedule import PRESETS
 
 PROGRAM = "calibration"
@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before weights are loaded."""
     started = time.perf_counter()
-    check_output(args.output, args.overwrite)
+    check_outputs([args.output], args.overwrite)
+    with PendingFiles([args.output], args.overwrite):
+        pass  # the directory can be written
     check_algorithm(args.algorithm, args.percentile)
     check_device(args.device)
     if args.limit is not None and args.limit < 1:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.files import write_whole
 from calibration.points import tensor_names
 from runtime.decoding import DecodeError, decode
+from runtime.pending import write_whole
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.files import write_whole
 from calibration.histogram import BINS, Histogram, empty_histogram
+from runtime.pending import write_whole
 
 _ARRAYS = ("identity", "done", "names", "amax", "counts")
 VERSION = 1

@@ -3,8 +3,26 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+
+def check_outputs(files: Sequence[Path], overwrite: bool) -> None:
+    """Raise FileExistsError or FileNotFoundError unless all files may be written."""
+    for file in files:
+        if file.is_dir():
+            raise FileExistsError(f"the output {file} is a directory, wanted a file name such as {file / 'output'}")
+        if file.exists() and not overwrite:
+            raise FileExistsError(f"the output {file} exists; choose another --output or add --overwrite")
+        if not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"the output directory {file.parent} does not exist")
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write one file; an existing one is replaced."""
+    with PendingFiles([file], overwrite=True) as pending:
+        pending.commit([content])
 
 
 class PendingFiles:
@@ -14,24 +32,16 @@ class PendingFiles:
     found before the work starts. Leaving it without `commit` removes them.
     """
 
-    def __init__(self, files: list[Path], overwrite: bool) -> None:
-        """Raises FileExistsError or FileNotFoundError when a file or its directory is not as wanted."""
-        for file in files:
-            if file.is_dir():
-                raise FileExistsError(
-                    f"the output {file} is a directory, wanted a file name such as {file / 'out.png'}"
-                )
-            if file.exists() and not overwrite:
-                raise FileExistsError(f"the output {file} exists; choose another --output or add --overwrite")
-            if not file.parent.is_dir():
-                raise FileNotFoundError(f"the output directory {file.parent} does not exist")
+    def __init__(self, files: Sequence[Path], overwrite: bool) -> None:
+        """Raises as `check_outputs` does."""
+        check_outputs(files, overwrite)
         self.files = files
         self.pending: list[Path] = []
 
     def __enter__(self) -> "PendingFiles":
         try:
             for file in self.files:
-                handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+                handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.absolute().parent)
                 os.close(handle)
                 self.pending.append(Path(name))
         except OSError as error:
@@ -39,7 +49,7 @@ class PendingFiles:
             raise PermissionError(f"cannot write to {file.parent}: {error.strerror}") from error
         return self
 
-    def commit(self, contents: list[bytes]) -> None:
+    def commit(self, contents: Sequence[bytes]) -> None:
         """Write the contents, then give all files their names."""
         mask = os.umask(0)
         os.umask(mask)

@@ -206,7 +206,7 @@ def test_an_unwritten_file_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("calibration.files.os.replace", full)
+    monkeypatch.setattr("runtime.pending.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_ranges(RANGES, file)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
