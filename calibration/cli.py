@@ -13,7 +13,7 @@ from calibration.state import state_file
 from calibration.torch_pipeline import DEVICES, check_device, prompt_encoder
 from model.checkpoint import open_checkpoint
 from runtime.console import guard
-from runtime.pending import PendingFiles, check_outputs
+from runtime.pending import PendingFiles
 from runtime.schedule import PRESETS
 
 PROGRAM = "calibration"
@@ -54,7 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before weights are loaded."""
     started = time.perf_counter()
-    check_outputs([args.output], args.overwrite)
     with PendingFiles([args.output], args.overwrite):
         pass  # the directory can be written
     check_algorithm(args.algorithm, args.percentile)

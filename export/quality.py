@@ -16,9 +16,10 @@ for them in one picture, on each axis:
 3. The power in the period's bin is divided by the median power of the bins around it, at most `_REACH` away; its two
    neighbours, which the window fills, are left out, and so is any other whole multiple of the lowest grid frequency.
 
-The result is the larger one of the two axes. It is near 1 (seldom above 10) for a picture without a grid. A picture
-may have a grid of its own, tiles for example, so a ratio means something only next to the reference's: a picture is
-flagged when its ratio is more than `FLAG_FACTOR` times as large, a reference below `FLAG_FLOOR` being counted as that.
+The result is the larger one of the two axes. Without a grid it is chance, 2 in the median; of 8000 pictures of noise
+on smooth shades, 1 % were above 11 and none above 23. A picture may have a grid of its own, tiles for example, so a
+ratio means something only next to the reference's: a picture is flagged when its ratio is more than `FLAG_FACTOR` times
+as large, a reference below `FLAG_FLOOR` being counted as that.
 """
 
 import math
@@ -30,8 +31,8 @@ PERIODS = (16, 8)
 """Pixels of an image token and of a latent pixel."""
 MIN_PIXELS = 80
 """Shortest side of a picture that the grid check takes: five periods."""
-FLAG_FACTOR, FLAG_FLOOR = 4.0, 5.0
-_REACH = 6
+FLAG_FACTOR, FLAG_FLOOR = 4.0, 8.0
+_REACH = 12
 _PEAK = 255.0
 _WINDOW = 7
 _C1, _C2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.torch import load_file, save_file
 
 from calibration.plans import make_plans
 from calibration.ranges import write_ranges
@@ -123,13 +126,10 @@ def test_errors_do_not_pass_from_graph_to_graph(demo_bundle, tmp_path, monkeypat
     call = OrtGraph.__call__
 
     def spoiled(self, **feeds):
-        return call(self, **feeds) * np.float32(1.1 if self.name == "text_encoder" else 1)
+        output = call(self, **feeds)
+        return output * np.float32(1.1) if self.name == "text_encoder" else output
 
-    monkeypatch.setattr(
-        OrtGraph,
-        "__call__",
-        lambda self, **feeds: call(self, **feeds) if self.name == "vae_decoder" else spoiled(self, **feeds),
-    )
+    monkeypatch.setattr(OrtGraph, "__call__", spoiled)
     report = verify([demo_bundle], DEMO_CHECKPOINT, tmp_path / "r", texts=PROMPTS[:1], preset="V4_TURBO_12", quiet=True)
     assert relative(report, 0, "text_encoder") == [pytest.approx(0.1, rel=1e-4)]
     assert max(relative(report, 0, "dit_cond")) <= 1e-5
@@ -263,14 +263,8 @@ def test_plot_of_zeros_and_of_one_step():
     zeros = line_plot([Series("exact", "#000", False, [0.0, 0.0])], "step", "error")
     assert "<circle" in zeros and "NaN" not in zeros and "inf" not in zeros
     gap = line_plot([Series("gap", "#000", True, [1e-3, 1e-3, 0.0, 1e-2])], "step", "error")
-    assert (
-        gap.count(
-            "M",
-            gap.index('class="line"'),
-            gap.index("</path>") if "</path>" in gap else gap.index("/>", gap.index('class="line"')),
-        )
-        == 2
-    )
+    path = re.search(r' d="([^"]*)"/>', gap[gap.index('class="line"') :])[1]
+    assert (path.count("M"), path.count("L")) == (2, 1)
     assert "10<tspan" in line_plot([Series("<b>", "#000", False, [1.0])], "x", "y < z")
     assert "<b>" not in line_plot([Series("<b>", "#000", False, [1.0])], "x", "y < z")
 
@@ -338,8 +332,10 @@ def test_float8_bundle_of_another_model_of_the_same_sizes(fp8_bundle, tmp_path, 
     """Only the fingerprint in its ranges can tell."""
     checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "demo")
     file = checkpoint / "transformer/diffusion_pytorch_model.safetensors"
-    shutil.copyfile(checkpoint / "unconditional_transformer/diffusion_pytorch_model.safetensors", file)
-    refused(capsys, tmp_path, "", fp8_bundle, "--checkpoint", checkpoint)
+    tensors = load_file(file)
+    tensors["embed_image_indicator.weight"] += 1
+    save_file(tensors, file)
+    refused(capsys, tmp_path, "its fingerprint is ", fp8_bundle, "--checkpoint", checkpoint)
 
 
 def spoil(manifest, *path, value=None):
@@ -477,10 +473,11 @@ def with_grid(picture, period, depth, shift=0, axes=(0, 1)):
     return np.clip(lined, 0, 255).astype(np.uint8)
 
 
-@given(st.integers(0, 10**6), st.sampled_from([(256, 256), (272, 320), (512, 256)]))
-def test_grid_check_is_silent_without_a_grid(seed, size):
-    clean, reference = scene(seed, *size), scene(seed + 1, *size)
-    assert not any(check.flagged for check in grid_checks(clean, reference))
+@pytest.mark.parametrize("size", [(256, 256), (272, 320), (512, 256)], ids=str)
+def test_grid_check_is_silent_without_a_grid(size):
+    """Chance decides about single pictures, so these are always the same ones; one in a hundred thousand would fail."""
+    scenes = [scene(seed, *size) for seed in range(60)]
+    assert not any(c.flagged for one, other in pairwise(scenes) for c in grid_checks(one, other))
 
 
 @given(
@@ -491,7 +488,7 @@ def test_grid_check_fires_on_a_grid(seed, size, shift, axes):
     """Lines four grey levels deep, about as deep as the noise, on either axis, wherever they begin."""
     clean = scene(seed, *size)
     check = grid_checks(with_grid(clean, 16, 4, shift, axes), clean)[0]
-    assert (check.period, check.flagged) == (16, True) and check.ratio > 20 * check.reference > 0
+    assert (check.period, check.flagged) == (16, True)
 
 
 def test_grid_of_latent_pixels():
@@ -514,7 +511,7 @@ def test_grid_that_the_reference_has_too():
 
 def test_flag_has_a_floor():
     """Four times nothing is still nothing."""
-    assert not GridCheck(16, 19.9, 0.01).flagged and GridCheck(16, 20.1, 0.01).flagged
+    assert not GridCheck(16, 31.9, 0.01).flagged and GridCheck(16, 32.1, 0.01).flagged
     assert not GridCheck(16, 399.0, 100.0).flagged and GridCheck(16, 401.0, 100.0).flagged
 
 
