@@ -54,10 +54,18 @@ from runtime.schedule import PRESETS  # noqa: E402
 
 T = TypeVar("T")
 
-SHAPE = Shape(
-    layers=8, heads=4, head_dim=64, sections=(12, 10, 10), intermediate=768, adaln=64, text_hidden=64,
-    vae_widths=(32, 64, 64, 64), vae_layers=2,
-)  # fmt: skip
+SHAPES = {
+    # The demo model's sizes: what a newcomer runs.
+    "demo": Shape(
+        layers=4, heads=2, head_dim=64, sections=(12, 10, 10), intermediate=256, adaln=64, text_hidden=64,
+        text_head_dim=32, vae_widths=(16, 32, 32, 32), vae_layers=1,
+    ),
+    # Eight times the arithmetic: here both sides spend their time in the same matrix products.
+    "wide": Shape(
+        layers=8, heads=4, head_dim=64, sections=(12, 10, 10), intermediate=768, adaln=64, text_hidden=64,
+        vae_widths=(32, 64, 64, 64), vae_layers=2,
+    ),
+}  # fmt: skip
 PROMPT = (
     "A large red circle at the top left of a white background, a small blue star at the center, "
     "and a yellow cat holding a sign that says hello world at the bottom right."
@@ -165,17 +173,17 @@ def wait_until_idle() -> None:
         busy = busy_seconds() - before > BUSY * 0.5
 
 
-def prepare(workdir: Path) -> tuple[Path, Path]:
+def prepare(workdir: Path, shape: Shape) -> tuple[Path, Path]:
     """The checkpoint and the bundle in `workdir`, made unless this code has made them before."""
     checkpoint, bundle, record = workdir / "checkpoint", workdir / "bundle", workdir / "made-by.txt"
     sources = sorted(file for folder in ("export", "model", "runtime") for file in (ROOT / folder).rglob("*.py"))
     code = b"".join(file.read_bytes() for file in (*sources, ROOT / "tests" / "peers.py", Path(__file__)))
-    maker = hashlib.sha256(code).hexdigest()
+    maker = hashlib.sha256(code + repr(shape).encode()).hexdigest()
     if workdir.exists() and any(workdir.iterdir()) and not record.is_file():
         raise FileExistsError(f"{workdir} holds something else than a benchmark's files; give another directory")
     if not record.is_file() or record.read_text() != maker:
         print("making the checkpoint and the bundle (a minute)", file=sys.stderr)
-        save_diffusers(make_pipeline(SHAPE), checkpoint)
+        save_diffusers(make_pipeline(shape), checkpoint)
         build(checkpoint, bundle, "fp32", "ort", overwrite=True, quiet=True)
         record.write_text(maker)
     return checkpoint, bundle
@@ -290,10 +298,10 @@ def compare(
 
 
 def bench(
-    workdir: Path, size: int, threads: int, repeats: int, installed_size: bool
+    workdir: Path, shape: Shape, size: int, threads: int, repeats: int, installed_size: bool
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Measure everything: the table's rows, the one about the pictures last, and the report for JSON."""
-    checkpoint, bundle = prepare(workdir)
+    checkpoint, bundle = prepare(workdir, shape)
     turns = Turns()
     tokens, warm, pictures = measure_warm(turns, checkpoint, bundle, size, threads, repeats)
     cold, cold_pictures = measure_cold(turns, checkpoint, bundle, size, threads, tokens)
@@ -315,7 +323,7 @@ def bench(
     rows.append(Figure("same picture", largest, unit="/255", wanted=1))
     report = {
         "figures": [asdict(row) | {"verdict": row.verdict} for row in rows],
-        "size": size, "threads": threads, "preset": PLAN.preset, "tokens": tokens, "shape": asdict(SHAPE),
+        "size": size, "threads": threads, "preset": PLAN.preset, "tokens": tokens, "shape": asdict(shape),
         "versions": {name: version(name) for name in ("onnxruntime", "numpy", "torch", "diffusers", "transformers")},
         "machine": {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()},
         "runs": turns.runs, "disturbed": turns.disturbed, "warm": warm, "cold": cold,
@@ -336,15 +344,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--repeats", type=int, default=5, help="warm pictures of each side (default: %(default)s)")
     add("--threads", type=int, default=2, help="CPU threads of each side (default: %(default)s)")
+    add("--shape", choices=SHAPES, default="demo", help="sizes of the model (default: %(default)s)")
     add("--size", type=int, default=256, help="width and height in pixels (default: %(default)s)")
     add("--workdir", type=Path, help="keep checkpoint and bundle here for the next time (default: temporary)")
     add("--installed-size", action="store_true", help="install both sides into new environments and compare them")
     add("--json", type=Path, metavar="FILE", help="write the report here")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        rows, report = bench(args.workdir or Path(folder), args.size, args.threads, args.repeats, args.installed_size)
+        workdir, shape = args.workdir or Path(folder), SHAPES[args.shape]
+        rows, report = bench(workdir, shape, args.size, args.threads, args.repeats, args.installed_size)
     print(table(rows))
-    print(f"\n{args.size} x {args.size}, {PLAN.preset}, {args.threads} threads, {SHAPE}")
+    print(f"\n{args.size} x {args.size}, {PLAN.preset}, {args.threads} threads, {args.shape}: {shape}")
     print(f"{report['versions']}\n{report['disturbed']} of {report['runs']} runs were disturbed by other processes")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -136,6 +136,17 @@ def test_errors_do_not_pass_from_graph_to_graph(demo_bundle, tmp_path, monkeypat
     assert report.entries[0].measured.pictures[0].latents.relative > 1e-4
 
 
+def test_distilled_checkpoint(demo_bundle, tmp_path):
+    """Without guidance the unconditional graph does not run, and nothing is said about it."""
+    checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "distilled")
+    shutil.rmtree(checkpoint / "unconditional_transformer")
+    report = verify([demo_bundle], checkpoint, tmp_path / "r", texts=PROMPTS[:1], preset="V4_INSTANT_8", quiet=True)
+    assert list(report.entries[0].measured.graphs) == ["text_encoder", "dit_cond", "vae_decoder"]
+    assert len(relative(report, 0, "dit_cond")) == 8 and report.entries[0].measured.pictures[0].error.psnr > 60
+    page = (tmp_path / "r" / HTML).read_text(encoding="utf-8")
+    assert len(Page(page).named("img")) == 3 and "dit_uncond" not in page
+
+
 # The report
 
 
