@@ -123,8 +123,7 @@ def _strip(report: Report, index: int, gain: int) -> str:
     lower = ["<div></div>", *(_difference(image, first, ", from the time alone", gain) for image in others)]
     for entry in report.entries:
         image, error = entry.measured.pictures[index].image, entry.measured.pictures[index].error
-        quality = f"PSNR {decibels(error.psnr)}, SSIM {error.ssim:.4f}"
-        upper.append(_figure(image, escape(entry.label), quality))
+        upper.append(_figure(image, escape(entry.label), f"PSNR {decibels(error.psnr)}"))
         lower.append(_difference(image, references[entry.manifest.timestep_dtype], "", gain))
     prompt = plan.prompt if len(plan.prompt) <= _LONGEST else plan.prompt[:_LONGEST] + "…"
     return (
@@ -162,7 +161,7 @@ def _figure(image: np.ndarray, name: str, detail: str) -> str:
 def _grid(report: Report) -> str:
     note = (
         "Image tokens are squares of 16 pixels, latent pixels of 8. The figure is the power of the brightness "
-        "gradient’s mean profile at that period over the power at the periods around it; about 1 means no grid. A "
+        "gradient’s mean profile at that period over the power at the periods around it; up to 10 is chance. A "
         f"bundle is flagged at more than {FLAG_FACTOR:g} times the reference’s figure "
         f"(at least {FLAG_FLOOR:g} is assumed for the reference)."
     )
