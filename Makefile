@@ -11,7 +11,7 @@ demo: $(BUNDLE)/manifest.json
 	$(BIN)/trt-generate --prompt "a red circle on a blue background" --seed 4 --output demo.png --overwrite
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import peers
 import pytest
+from processes import ROOT, shell_code, start
 
 from calibration.ranges import read_ranges, write_ranges
 from calibration.record import DEFAULT_ALGORITHM
@@ -24,8 +25,6 @@ from model.checkpoint import open_checkpoint
 from runtime import Pipeline
 from runtime.integrity import check_files, sha256
 from runtime.manifest import QuantizationSpec, read_manifest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -225,15 +224,14 @@ def test_disk_that_fills_up(tmp_path):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_leaves_nothing(tmp_path, sent, code):
-    command = [sys.executable, "-m", "export.build", "--output", str(tmp_path / "bundle"), "--quiet"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = start([sys.executable, "-m", "export.build", "--output", tmp_path / "bundle", "--quiet"])
     deadline = time.monotonic() + 60
     while not (tmp_path / ".bundle.partial").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(sent)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in error
+    assert shell_code(process) == code and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
 

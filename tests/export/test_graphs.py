@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from peers import SHAPES
 
 from model.checkpoint import STAGES, open_checkpoint
+from model.layers import set_compute_dtype
 from runtime.manifest import read_manifest
 from runtime.ort import opener
 
@@ -91,9 +92,9 @@ def test_last_block_leaves_text_rows_behind(peer_bundle):
     assert seen["0"] == seen["1"] and "N" not in seen["0"], seen
 
 
-BF16_BOUND = 3e-2
-"""The same reasoning as for float16 with bfloat16's 2**-8 / 2 = 2e-3 per operand and two operands: sqrt(36) * 4e-3.
-Measured: 5e-3 for the transformers, 1e-2 for the VAE encoder, 9e-3 for the text encoder."""
+BF16_MARGIN = 1.5
+"""The graph's error against PyTorch's own with the same products in bfloat16 (5e-3 to 3e-2): both round the same
+operands, and differ by the order in which a product is summed."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -108,5 +109,8 @@ def test_bfloat16(peer, peer_bundle, stage):
     assert {t.data_type for t in model.graph.initializer if len(t.dims) == 2} == {onnx.TensorProto.BFLOAT16}
     values = feeds(stage, checkpoint, 9, (2, 3), 2)
     (got,) = ReferenceEvaluator(model).run(None, values)
-    wanted = checkpoint.load(stage)(**{name: torch.from_numpy(value) for name, value in values.items()}).numpy()
-    assert got.dtype == wanted.dtype and relative_error(got, wanted) <= BF16_BOUND
+    tensors = {name: torch.from_numpy(value) for name, value in values.items()}
+    wanted = checkpoint.load(stage)(**tensors).numpy()
+    in_torch = set_compute_dtype(checkpoint.load(stage), torch.bfloat16)(**tensors).numpy()
+    assert got.dtype == wanted.dtype
+    assert relative_error(got, wanted) <= BF16_MARGIN * relative_error(in_torch, wanted)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import ROOT, shell_code, start
 
 from runtime import Pipeline
 from runtime.cli import main
@@ -339,9 +340,6 @@ def test_prompt_argument_that_is_not_utf8(demo_bundle, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def test_output_directory_that_cannot_be_written(tmp_path, capsys):
     """Found before anything is loaded: the bundle named here does not even exist."""
     if os.geteuid() == 0:
@@ -355,10 +353,8 @@ def test_output_directory_that_cannot_be_written(tmp_path, capsys):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_leaves_nothing(demo_bundle, tmp_path, sent, code):
-    command = [sys.executable, "-m", "runtime", "--bundle", str(demo_bundle), "--output", str(tmp_path / "a.png")]
-    process = subprocess.Popen(
-        [*command, "--prompt", "x", "--steps", "1000"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "runtime", "--bundle", demo_bundle, "--output", tmp_path / "a.png"]
+    process = start([*command, "--prompt", "x", "--steps", 1000])
     assert process.stderr
     for line in iter(process.stderr.readline, ""):
         if "fp32 on ort" in line:  # loaded; the thousand steps begin
@@ -366,7 +362,7 @@ def test_interrupt_leaves_nothing(demo_bundle, tmp_path, sent, code):
     time.sleep(0.3)
     process.send_signal(sent)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == code and "Traceback" not in error
+    assert shell_code(process) == code and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
 
