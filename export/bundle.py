@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.constants import MANIFEST
@@ -17,14 +17,19 @@ def check_output(output: Path, overwrite: bool) -> None:
 
     Even with `overwrite` only a bundle or an empty directory is replaced, so that a mistyped path loses nothing.
     """
+    check_directory(output, overwrite, "bundle", lambda: not any(output.iterdir()) or (output / MANIFEST).is_file())
+
+
+def check_directory(output: Path, overwrite: bool, what: str, replaceable: Callable[[], bool]) -> None:
+    """The same for any directory that is made whole; `replaceable` is asked about one that exists."""
     if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the directory {output.absolute().parent} for the bundle does not exist")
-    if not output.exists():
+        raise FileNotFoundError(f"the directory {output.absolute().parent} for the {what} does not exist")
+    if not output.exists() and not output.is_symlink():
         return
     if not overwrite:
         raise FileExistsError(f"the output {output} exists; choose another --output or add --overwrite")
-    if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST).is_file()):
-        raise FileExistsError(f"the output {output} exists and is not a bundle; it is not overwritten")
+    if output.is_symlink() or not output.is_dir() or not replaceable():
+        raise FileExistsError(f"the output {output} exists and is not a {what}; it is not overwritten")
 
 
 @contextlib.contextmanager
@@ -58,6 +63,11 @@ def file_specs(directory: Path) -> dict[str, FileSpec]:
 def publish(partial: Path, manifest: Manifest, output: Path) -> None:
     """Write the manifest, the last file, and give the bundle its name; an old bundle of that name is replaced."""
     (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    rename(partial, output)
+
+
+def rename(partial: Path, output: Path) -> None:
+    """Give a finished directory its name; what had that name is removed afterwards."""
     old = partial.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():

@@ -1,9 +1,9 @@
 """A report's directory: ``quality.json`` and ``quality.html``, both or none."""
 
 import json
-import os
-import shutil
 from pathlib import Path
+
+from export.bundle import check_directory, rename
 
 JSON, HTML = "quality.json", "quality.html"
 FORMAT = "ideogram4-quality"
@@ -14,14 +14,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
     Even with `overwrite` only a report's directory to which nothing has been added is replaced.
     """
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the directory {output.absolute().parent} for the report does not exist")
-    if not output.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(f"the output {output} exists; choose another --output or add --overwrite")
-    if not _is_report(output):
-        raise FileExistsError(f"the output {output} exists and is not a report of this command; it is not overwritten")
+    check_directory(output, overwrite, "report", lambda: _is_report(output))
 
 
 def _is_report(directory: Path) -> bool:
@@ -38,9 +31,4 @@ def publish(partial: Path, report: dict, page: str, output: Path) -> None:
     text = json.dumps({"format": FORMAT, "version": 1, **report}, indent=1, ensure_ascii=False, allow_nan=False)
     (partial / JSON).write_text(text + "\n", encoding="utf-8")
     (partial / HTML).write_text(page, encoding="utf-8")
-    old = partial.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.rename(output, old)
-    os.rename(partial, output)
-    shutil.rmtree(old, ignore_errors=True)
+    rename(partial, output)

@@ -266,7 +266,7 @@ def test_overwriting_takes_only_what_the_command_made(verified, tmp_path):
     (tmp_path / "other" / HTML).write_text("mine")
     (tmp_path / "other" / JSON).write_text('{"format": "another"}')
     for name in ("report", "empty", "file", "other"):
-        with pytest.raises(FileExistsError, match="is not a report of this command; it is not overwritten"):
+        with pytest.raises(FileExistsError, match="is not a report; it is not overwritten"):
             check_output(tmp_path / name, overwrite=True)
 
 
@@ -330,7 +330,7 @@ def test_output(demo_bundle, tmp_path, capsys):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "thesis.txt").write_text("mine")
     refused(capsys, tmp_path, "exists; choose another --output or add --overwrite", demo_bundle)
-    refused(capsys, tmp_path, "is not a report of this command; it is not overwritten", demo_bundle, "--overwrite")
+    refused(capsys, tmp_path, "is not a report; it is not overwritten", demo_bundle, "--overwrite")
     refused(capsys, tmp_path, "for the report does not exist", demo_bundle, "--output", tmp_path / "no" / "report")
 
 
