@@ -7,7 +7,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from importlib.metadata import version
+from operator import add
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +21,7 @@ from export.checksums import recorded
 from export.checksums import verify as verify_files
 from export.demo_model import DEMO_CHECKPOINT
 from export.precision import BASES, PRECISIONS, Precision, precision_of, torch_dtype
-from export.recipe import Recipe, unmatched
+from export.recipe import Recipe, quantized_weights, unmatched
 from export.share import share
 from export.stage import StageOptions, export_stage
 from model.checkpoint import Checkpoint, open_checkpoint
@@ -43,27 +45,27 @@ def build_parser() -> argparse.ArgumentParser:
         prog=f"python -m {PROGRAM}",
         description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch.",
     )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR",
+    option = parser.add_argument
+    option("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR",
         help="checkpoint directory, original or diffusers layout (default: the small demo model)")  # fmt: skip
-    add("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
+    option("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
         help="bundle to write (default: %(default)s)")  # fmt: skip
-    add("--precision", choices=PRECISIONS, default="fp32",
+    option("--precision", choices=PRECISIONS, default="fp32",
         help="fp8: weights and the blocks' activations; fp8-weight-only: weights; else the type of both "
         "(default: %(default)s)")  # fmt: skip
-    add("--base", choices=BASES, help="type of what is not float8 in the fp8 precisions (default: fp32 for ort)")
-    add("--calibration", type=Path, metavar="FILE",
+    option("--base", choices=BASES, help="type of what is not float8 in the fp8 precisions (default: fp32 for ort)")
+    option("--calibration", type=Path, metavar="FILE",
         help="ranges for --precision fp8, from python -m calibration; the demo model makes its own")  # fmt: skip
-    add("--attention", choices=("fp8", "base"), default="base",
+    option("--attention", choices=("fp8", "base"), default="base",
         help="attention in float8 or in the base type, for --precision fp8 (default: %(default)s for ort)")  # fmt: skip
-    add("--keep-base", nargs="+", default=(), metavar="PATTERN",
+    option("--keep-base", nargs="+", default=(), metavar="PATTERN",
         help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'")  # fmt: skip
-    add("--backend", choices=BACKENDS, default="ort", help="what will run the bundle (default: %(default)s)")
-    add("--timestep-dtype", choices=("float32", "bfloat16"),
+    option("--backend", choices=BACKENDS, default="ort", help="what will run the bundle (default: %(default)s)")
+    option("--timestep-dtype", choices=("float32", "bfloat16"),
         help="round the time to this type (default: float32 for fp32, else bfloat16)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace the output if it is a bundle")
-    add("--no-verify", dest="verify", action="store_false", help="do not compare recorded checksums of the weights")
-    add("--quiet", action="store_true", help="no progress bars and no messages")
+    option("--overwrite", action="store_true", help="replace the output if it is a bundle")
+    option("--no-verify", dest="verify", action="store_false", help="do not compare recorded checksums of the weights")
+    option("--quiet", action="store_true", help="no progress bars and no messages")
     return parser
 
 
@@ -98,18 +100,20 @@ def build(
     described = describe(opened)
     if wrong := unmatched(keep_base, opened.sources, opened.transformer.num_layers):
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
-    _check_space(opened, types, output)
-    if verify:
-        _verify(checkpoint, quiet)
-    ranges = activation_ranges(opened, calibration, quiet) if types.activations_fp8 else None
+    _check_space(opened, types, recipe, output)
+    # The directory is made first: one that cannot be written is found before the work starts.
     with unfinished(output) as partial:
+        if verify:
+            _verify(checkpoint, quiet)
+        ranges = activation_ranges(opened, calibration, quiet) if types.activations_fp8 else None
         options = StageOptions(types, recipe, _range_table(ranges, recipe, opened))
         graphs = {stage: export_stage(opened, stage, options, partial, quiet) for stage in opened.sources}
         shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
         if ranges:
             write_ranges(ranges, partial / RANGES)
         if types.weights_fp8:
-            (partial / REPORT).write_text(json.dumps(_report(opened, recipe), indent=1) + "\n", encoding="utf-8")
+            report = _report(opened, types, recipe)
+            (partial / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         manifest = replace(
             described,
             precision=precision,
@@ -120,6 +124,13 @@ def build(
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
         )
         publish(partial, manifest, output)
+    if types.weights_fp8 and not quiet:
+        part = report["all"]
+        print(
+            f"in float8: {part['bytes_share']:.1%} of the bytes of text encoder and transformers, "
+            f"{part['operations_share']:.1%} of their operations",
+            file=sys.stderr,
+        )
     if not quiet:
         size = sum(file.size for file in manifest.files.values())
         print(f"wrote {output} ({size / 1e6:.1f} MB, {precision}, {len(graphs)} graphs)", file=sys.stderr)
@@ -151,19 +162,32 @@ def _quantization(types: Precision, ranges: Ranges | None, recipe: Recipe) -> Qu
     )
 
 
-def _report(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, dict[str, float]]:
+def _report(checkpoint: Checkpoint, types: Precision, recipe: Recipe) -> dict[str, dict[str, float]]:
+    """How much of each stage, and of all, is float8."""
+    size = torch_dtype(types.compute).itemsize
     stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]
-    return {stage: share(checkpoint, stage, recipe).to_dict() for stage in stages}
+    shares = {stage: share(checkpoint, stage, recipe, size) for stage in stages}
+    total = reduce(add, shares.values())
+    return {name: part.to_dict() for name, part in (shares | {"all": total}).items()}
 
 
-def _check_space(checkpoint: Checkpoint, types: Precision, output: Path) -> None:
-    needed = _SPARE_BYTES
-    for stage in checkpoint.sources:
-        module = set_compute_dtype(checkpoint.module(stage), torch_dtype(types.stage(stage)))
-        needed += sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+def _check_space(checkpoint: Checkpoint, types: Precision, recipe: Recipe, output: Path) -> None:
+    needed = _SPARE_BYTES + sum(_stage_bytes(checkpoint, stage, types, recipe) for stage in checkpoint.sources)
     folder = output.absolute().parent
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(f"the bundle needs {needed / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB left")
+
+
+def _stage_bytes(checkpoint: Checkpoint, stage: str, types: Precision, recipe: Recipe) -> int:
+    """Bytes of a stage's weights: one for a float8 code and four for each row's scale, else the compute type's."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(types.stage(stage)))
+    coded: set[str] = set()
+    if types.weights_fp8 and not stage.startswith("vae_"):
+        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
+    return sum(
+        p.numel() + 4 * p.shape[0] if name in coded else p.numel() * p.element_size()
+        for name, p in module.named_parameters()
+    )
 
 
 def _verify(checkpoint: Path, quiet: bool) -> None:

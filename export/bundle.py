@@ -40,14 +40,18 @@ def unfinished(output: Path) -> Iterator[Path]:
     """
     partial = output.absolute().with_name(f".{output.absolute().name}.partial")
     lock = partial.with_suffix(".lock")
-    with lock.open("w") as handle:
+    try:
+        handle = lock.open("w")
+    except OSError as error:
+        raise PermissionError(f"cannot write to {partial.parent}: {error.strerror}") from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileExistsError(f"another build is writing {output}") from None
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -72,5 +76,10 @@ def rename(partial: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         os.rename(output, old)
-    os.rename(partial, output)
+    try:
+        os.rename(partial, output)
+    except BaseException:  # Ctrl-C included: what was there comes back
+        if old.exists() and not output.exists():
+            os.rename(old, output)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,6 @@
 """How much of a quantized model is float8: bytes of its weights, and floating-point operations of its products."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 from export.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
 from model.checkpoint import Checkpoint
@@ -13,9 +13,10 @@ TEXT_TOKENS, IMAGE_TOKENS = 256, 4096
 class Share:
     """Float8's part of one stage."""
 
-    weights: int
-    """Number of weights in matrix products."""
-    weights_fp8: int
+    bytes: int
+    """Of the weights of matrix products, with the row scales of codes."""
+    bytes_fp8: int
+    """Of the codes."""
     operations: int
     """Floating-point operations of one call: two for each multiplication and addition."""
     operations_fp8: int
@@ -24,13 +25,19 @@ class Share:
     def to_dict(self) -> dict[str, float]:
         """Plain values with the two shares."""
         return asdict(self) | {
-            "weights_share": round(self.weights_fp8 / self.weights, 4),
+            "bytes_share": round(self.bytes_fp8 / self.bytes, 4),
             "operations_share": round(self.operations_fp8 / self.operations, 4),
         }
 
+    def __add__(self, other: "Share") -> "Share":
+        return Share(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-def share(checkpoint: Checkpoint, stage: str, recipe: Recipe) -> Share:
-    """Count a transformer or the text encoder; its attention in the text encoder is left out of the operations."""
+
+def share(checkpoint: Checkpoint, stage: str, recipe: Recipe, base_bytes: int) -> Share:
+    """Count a transformer or the text encoder, whose attention is left out of the operations.
+
+    `base_bytes` is the size of a weight that is not float8.
+    """
     module, sources = checkpoint.module(stage), checkpoint.sources[stage]
     names = [
         n for n in sources if n.endswith(".weight") and len(sources[n].shape) == 2 and "embed" not in n.split(".")[-2]
@@ -53,8 +60,8 @@ def share(checkpoint: Checkpoint, stage: str, recipe: Recipe) -> Share:
         fp8_attention = attention * sum(point.endswith(OPERANDS[0]) for point in points)
         attention *= checkpoint.transformer.num_layers
     return Share(
-        weights=sum(size.values()),
-        weights_fp8=sum(size[name] for name in coded),
+        bytes=sum(n + 4 * sources[name].shape[0] if name in coded else n * base_bytes for name, n in size.items()),
+        bytes_fp8=sum(size[name] for name in coded),
         operations=sum(operations.values()) + attention,
         operations_fp8=sum(operations[name] for name in both) + fp8_attention,
     )

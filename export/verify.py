@@ -43,7 +43,7 @@ from runtime.schedule import PRESETS
 
 PROGRAM = "export.verify"
 _DEFAULT_PROMPTS = 3
-_DESCRIBED = ("latent_channels", "latent_stats", "rope", "sizes")
+_DESCRIBED = ("fingerprint", "latent_channels", "latent_stats", "rope", "sizes")
 """Parts of a manifest that the checkpoint alone determines; the prompt's are compared as well, but for its path."""
 
 

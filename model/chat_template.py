@@ -37,12 +37,16 @@ def prompt_affixes(tokenizer: Path) -> tuple[str, str]:
 def chat_template(tokenizer: Path) -> str:
     """The template's source: ``chat_template.jinja``, ``chat_template.json``, or a key of the tokenizer's config."""
     if (file := tokenizer / "chat_template.jinja").is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{file} is not UTF-8 text: {error}") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (file := tokenizer / name).is_file():
             template = read_json(file).get("chat_template")
             if isinstance(template, list):  # several named templates
-                template = {entry["name"]: entry["template"] for entry in template}.get("default")
+                named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+                template = named[0].get("template") if named else None
             if isinstance(template, str):
                 return template
     raise CheckpointError(
@@ -60,7 +64,8 @@ def render(template: str, prompt: str, tokenizer: Path) -> str:
     messages: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        # A template is a program of the checkpoint's: it can fail in any of these ways.
         raise CheckpointError(f"{tokenizer}: the chat template fails: {error}") from error
 
 

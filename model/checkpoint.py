@@ -105,7 +105,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         _check_sizes(transformer, configs.get("unconditional_transformer"), vae, latent_stats)
         with torch.device("meta"):
             shapes = {stage: _shapes(_build(stage, transformer, text, vae)) for stage in STAGES}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:  # torch.nn's own checks of sizes are among them
         raise CheckpointError(f"{directory}: {error}") from error
     found = _match(directory, stored, shapes, text, latent_stats)
     derived: Sources = _latent_stats(latent_stats, found["vae"], vae)
@@ -128,9 +128,10 @@ def _configs(directory: Path) -> dict[str, dict]:
     folders = [name for name in _FOLDERS if name != "unconditional_transformer" or (directory / name).is_dir()]
     configs = {name: read_json(directory / name / "config.json") for name in folders}
     for name, config in configs.items():
-        if (method := (config.get("quantization_config") or {}).get("quant_method")) == "bitsandbytes":
+        quantization = config.get("quantization_config")
+        if isinstance(quantization, dict) and quantization.get("quant_method") == "bitsandbytes":
             raise CheckpointError(
-                f"{directory / name} is quantized with {method} (nf4), which is not read yet; use the fp8 checkpoint "
+                f"{directory / name} is quantized with bitsandbytes (nf4), which is not read yet; use the fp8 checkpoint "
                 "(ideogram-ai/ideogram-4-fp8) or one in bfloat16"
             )
         wanted = _CLASSES.get(name)
@@ -230,6 +231,8 @@ def _latent_stats(kind: str, vae: dict[str, Source], config: AutoencoderConfig) 
         mean, std = torch.tensor(LATENT_SHIFT), torch.tensor(LATENT_SCALE)
     else:
         mean, variance = (vae[name].read() for name in _BN)
+        if not (variance >= 0).all():
+            raise CheckpointError(f"vae: {_BN[1]} holds a variance below 0")
         std = torch.sqrt(variance + config.batch_norm_eps)
     return {_STATS + "mean": Known(mean), _STATS + "std": Known(std)}
 

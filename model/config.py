@@ -1,5 +1,6 @@
 """Read the numbers of a ``config.json`` into a configuration dataclass."""
 
+import math
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -7,11 +8,13 @@ Config = TypeVar("Config")
 
 
 def from_dict(kind: type[Config], data: dict[str, Any], folder: str) -> Config:
-    """`kind` with the values of its fields in `data`; keys that it does not know do not change the numbers.
+    """`kind` with the values of its fields in `data`; other keys are left aside.
 
     Raises:
         ValueError: a value is not a positive number, or a list of them, like the field's default.
     """
+    if not isinstance(data, dict):
+        raise ValueError(f"{folder}: the configuration is {data!r}, wanted an object")
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         value = data.get(field.name)
@@ -20,7 +23,8 @@ def from_dict(kind: type[Config], data: dict[str, Any], folder: str) -> Config:
         many = isinstance(value, list)
         numbers = value if many else [value]
         allowed = (int, float) if isinstance(field.default, float) or "float" in str(field.type) else (int,)
-        if many != ("tuple" in str(field.type)) or any(type(n) not in allowed or n < 0 for n in numbers):
+        fits = numbers and all(type(n) in allowed and 0 < n < math.inf for n in numbers)
+        if many != ("tuple" in str(field.type)) or not fits:
             wanted = "a list of positive integers" if "tuple" in str(field.type) else "a positive number"
             raise ValueError(f"{folder}: {field.name} is {value!r}, wanted {wanted}")
         values[field.name] = tuple(value) if many else value

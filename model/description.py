@@ -4,6 +4,7 @@ from pathlib import Path
 
 from model.chat_template import prompt_affixes
 from model.checkpoint import Checkpoint
+from model.fingerprint import fingerprint
 from model.stored import CheckpointError, read_json
 from runtime.manifest import Manifest, PromptSpec, RopeSpec, SizeSpec
 
@@ -25,6 +26,7 @@ def describe(checkpoint: Checkpoint) -> Manifest:
     config = checkpoint.transformer
     return Manifest(
         name=checkpoint.directory.resolve().name,
+        fingerprint=fingerprint(checkpoint),
         precision="fp32",
         quantization=None,
         timestep_dtype="float32",
@@ -55,4 +57,7 @@ def _sizes(checkpoint: Checkpoint) -> SizeSpec:
     for name, size in given.items():
         if size < multiple or size % multiple:
             raise CheckpointError(f"{index}: sizes: {name} is {size}, wanted a multiple of {multiple}")
-    return SizeSpec(multiple, **_SIZES | given, max_aspect=_ASPECT)
+    try:
+        return SizeSpec(multiple, **_SIZES | given, max_aspect=_ASPECT)
+    except ValueError as error:
+        raise CheckpointError(f"{index}: {error}") from error

@@ -8,12 +8,12 @@ import torch
 
 from model.checkpoint import Checkpoint
 
-_SAMPLES = ("input_proj.weight", "embed_image_indicator.weight")
-"""Small parameters that training changes and adapters do not."""
+_SAMPLES = ("input_proj.weight", "embed_image_indicator.weight", "layers.0.attention.o.weight")
+"""Small parameters, and one that adapters change as well."""
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Sixteen hexadecimal digits of the transformers' configuration and two small parameters of each.
+    """Sixteen hexadecimal digits of the transformers' configuration and three parameters of each.
 
     The parameters are compared as float32 values, so that both file layouts of one model give the same digits.
     """

@@ -57,7 +57,10 @@ def match(
                 problems.append(f"{folder.name}: unexpected tensor {name} {list(tensor.shape)}")
             continue
         found = parts.setdefault(parameter, _Parts())
-        (found.scales if is_scale else found.tensors)[place] = tensor
+        kind = found.scales if is_scale else found.tensors
+        if place in kind:
+            problems.append(f"{folder.name}: {name} and {kind[place].name} are the same parameter")
+        kind[place] = tensor
     sources = {}
     for parameter, shape in wanted.items():
         source = _source(folder, parameter, shape, parts.get(parameter, _Parts()), problems)
@@ -96,6 +99,8 @@ def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts,
             problems.append(f"{folder.name}: missing tensor {name} {list(part_shape)}")
             continue
         problems += (f"{folder.name}: {problem}" for problem in _defects(tensor, scale, part_shape))
+    if len({tensor.dtype == CODE_TYPE for tensor in found.tensors.values()}) > 1:
+        problems.append(f"{folder.name}: {parameter} comes in parts of which only some are {CODE_TYPE}")
     if len(problems) > before:
         return None
     return Source(
@@ -110,7 +115,7 @@ def _defects(tensor: StoredTensor, scale: StoredTensor | None, shape: tuple[int,
     if tensor.dtype not in (*FLOAT_TYPES, CODE_TYPE):
         yield f"{tensor.name} is {tensor.dtype}, wanted {', '.join(FLOAT_TYPES)} or {CODE_TYPE}"
     if tensor.dtype == CODE_TYPE and scale is None:
-        yield f"missing tensor {tensor.name}{_SCALE} [{tensor.shape[0]}], the row scales of {CODE_TYPE} codes"
+        yield f"missing tensor {tensor.name}{_SCALE} {list(tensor.shape[:1])}, the row scales of {CODE_TYPE} codes"
     if scale is not None and tensor.dtype != CODE_TYPE:
         yield f"unexpected tensor {scale.name}: {tensor.name} is {tensor.dtype}, which has no scales"
     if scale is not None and (scale.shape != tensor.shape[:1] or scale.dtype not in FLOAT_TYPES):

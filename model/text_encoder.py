@@ -155,5 +155,7 @@ class TextStage(nn.Module):
 def text_encoder_config(data: dict[str, Any]) -> TextEncoderConfig:
     """Read ``text_encoder/config.json``: the whole Qwen3-VL configuration or only its ``text_config``."""
     data = data.get("text_config", data)
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
-    return from_dict(TextEncoderConfig, data | {k: rope[k] for k in ("rope_theta",) if k in rope}, "text_encoder")
+    rope = (isinstance(data, dict) and (data.get("rope_parameters") or data.get("rope_scaling"))) or {}
+    if isinstance(rope, dict) and "rope_theta" in rope:  # spelling of transformers 5
+        data = data | {"rope_theta": rope["rope_theta"]}
+    return from_dict(TextEncoderConfig, data, "text_encoder")

@@ -2,7 +2,7 @@
 
 Parameter names are those of the released checkpoint (fused ``attention.qkv``). Two simplifications are exact: prompts
 are never padded, so there is no mask; and the projection of the text features, which does not depend on time, is in
-`model.text_stage`, so the unconditional transformer has no text weights at all. Numbers: ideogram-oss/ideogram4
+`model.text_encoder`, so the unconditional transformer has no text weights at all. Numbers: ideogram-oss/ideogram4
 ``modeling_ideogram4.py`` and diffusers ``transformer_ideogram4.py``.
 """
 
@@ -42,6 +42,8 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         half = self.attention_head_dim // 2
+        if len(self.mrope_section) != 3:
+            raise ValueError(f"mrope_section is {list(self.mrope_section)}, wanted the lanes of three axes")
         if self.attention_head_dim % 2 or 3 * max(self.mrope_section[1:]) > half + 2:
             raise ValueError(
                 f"mrope_section {list(self.mrope_section)} does not fit into the {half} lanes of "

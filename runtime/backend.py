@@ -39,10 +39,12 @@ def graph_opener(backend: str, device: str, directory: Path, threads: int | None
         raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     try:
         from runtime import ort
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise RuntimeError(
             f"ONNX Runtime is not installed ({error}); install the extra 'ort' for CPUs or 'ort-gpu' for CUDA"
         ) from error
+    except ImportError as error:
+        raise RuntimeError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
     return ort.opener(directory, device, threads)
 
 

@@ -16,7 +16,7 @@ from runtime.manifest import read_manifest
 from runtime.pending import PendingFiles
 from runtime.picture import numbered, png
 from runtime.pipeline import Pipeline
-from runtime.plan import UNCONDITIONAL, make_plan
+from runtime.plan import MAX_IMAGES, UNCONDITIONAL, make_plan
 from runtime.prompt import PromptEncoder
 from runtime.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS, parse_guidance
 
@@ -69,8 +69,8 @@ def generate(args: argparse.Namespace) -> None:
     prompt = args.prompt if args.prompt is not None else read_prompt(args.prompt_file)
     schedule = parse_guidance(args.guidance_schedule) if args.guidance_schedule is not None else None
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
-    if args.num_images < 1:
-        raise ValueError(f"--num-images is {args.num_images}, wanted at least 1")
+    if not 1 <= args.num_images <= MAX_IMAGES:
+        raise ValueError(f"--num-images is {args.num_images}, wanted 1 to {MAX_IMAGES}")
     files = numbered(args.output, args.num_images)
     with PendingFiles(files, args.overwrite) as pending:
         manifest = read_manifest(directory)

@@ -36,6 +36,8 @@ def denoise(
             free = _finite(unconditional(latents, step.t), "unconditional", where)
             velocity = step.guidance * velocity + (one - step.guidance) * free
         latents = latents + step.dt * velocity
+        if not np.isfinite(latents).all():
+            raise NonFiniteError(f"the latents overflow float32 {where}, with guidance {step.guidance}")
         yield latents
 
 

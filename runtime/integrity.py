@@ -6,6 +6,8 @@ from pathlib import Path
 
 from runtime.manifest import BundleError, FileSpec
 
+GRAPHS = "onnx"
+"""Folder of graphs and weights; graphs can name any file in it, so it may hold none that is not hashed."""
 _CHUNK = 4 << 20
 
 
@@ -18,15 +20,22 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _listed(file: Path, directory: Path, files: dict[str, FileSpec]) -> bool:
+    return file.is_dir() or file.relative_to(directory).as_posix() in files
+
+
 def check_files(directory: Path, files: dict[str, FileSpec], hashes: bool = True) -> None:
-    """Raise BundleError unless every file is there, as long as listed and (with `hashes`) unaltered.
+    """Raise BundleError unless every file is there and a plain one, as long as listed and (with `hashes`) unaltered, and
+    the graphs' folder holds no other.
 
     The sizes of all files are checked before the first byte is hashed. hashlib lets go of the interpreter lock, so
     two files are hashed at a time.
     """
+    if unlisted := [file for file in (directory / GRAPHS).rglob("*") if not _listed(file, directory, files)]:
+        raise BundleError(f"the bundle's file {unlisted[0]} is not in its manifest; copy or build the bundle again")
     for path, spec in files.items():
         file = directory / path
-        if not file.is_file():
+        if not file.is_file() or file.is_symlink():
             raise BundleError(f"the bundle's file {file} is missing; copy or build the bundle again")
         if (size := file.stat().st_size) != spec.size:
             raise BundleError(

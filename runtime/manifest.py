@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from runtime.constants import MANIFEST
-from runtime.decoding import DecodeError, decode
+from runtime.decoding import decode
 
 FORMAT = "ideogram4-bundle"
 VERSION = 1
@@ -52,6 +52,10 @@ class RopeSpec:
     sections: tuple[int, int, int]
     """Lanes of the t, h and w axes."""
 
+    def __post_init__(self) -> None:
+        if self.head_dim < 2 or self.head_dim % 2 or not self.theta > 0:
+            raise ValueError(f"rope has head_dim {self.head_dim} and theta {self.theta}, wanted even and above 0")
+
 
 @dataclass(frozen=True)
 class PromptSpec:
@@ -76,6 +80,10 @@ class SizeSpec:
     default: int
     max_aspect: float
     """Longer side over shorter side, at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.multiple <= self.minimum <= self.default <= self.maximum or not self.max_aspect >= 1:
+            raise ValueError(f"the picture sizes {self} are not in order: multiple, minimum, default, maximum")
 
     def check(self, width: int, height: int) -> None:
         """Raise ValueError unless a picture of `width` x `height` pixels can be made."""
@@ -116,6 +124,8 @@ class Manifest:
 
     name: str
     """Name of the checkpoint that the bundle was made from."""
+    fingerprint: str
+    """Tells that checkpoint from another of the same sizes."""
     precision: Literal["fp32", "fp16", "bf16", "fp8", "fp8-weight-only"]
     quantization: QuantizationSpec | None
     """None without float8."""
@@ -149,11 +159,11 @@ class Manifest:
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise BundleError(f'{MANIFEST} does not say "format": "{FORMAT}"; this is not a bundle')
         version = data.pop("version", None)
-        if version != VERSION or isinstance(version, bool):
+        if version != VERSION or type(version) is not int:
             raise BundleError(f"the bundle's format version is {version!r}, this runtime reads {VERSION}")
         try:
             manifest = decode(data, cls, "the manifest")
-        except DecodeError as error:
+        except ValueError as error:
             raise BundleError(f"{MANIFEST}: {error}") from error
         for path in manifest.files:
             _check_path(path)

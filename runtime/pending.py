@@ -13,6 +13,8 @@ def check_outputs(files: Sequence[Path], overwrite: bool) -> None:
     for file in files:
         if file.is_dir():
             raise FileExistsError(f"the output {file} is a directory, wanted a file name such as {file / 'output'}")
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise FileExistsError(f"the output {file} is a link or a device, wanted a plain file")
         if file.exists() and not overwrite:
             raise FileExistsError(f"the output {file} exists; choose another --output or add --overwrite")
         if not file.absolute().parent.is_dir():

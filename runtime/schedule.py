@@ -20,6 +20,8 @@ _T_MAX = 1.0 / (1.0 + math.exp(0.5 * -15.0))
 _BASE_PIXELS = 512 * 512
 _TIMESTEP_SCALE = np.float32(1000.0)
 MAX_STEPS = 1000
+_LARGEST = 1e4
+"""Bound on guidance, mu and std: far beyond any use, and far from where float32 or exp overflow."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Sampling:
         if not 1 <= len(self.guidance) <= MAX_STEPS:
             raise ValueError(f"the number of steps is {len(self.guidance)}, wanted 1 to {MAX_STEPS}")
         for name, value in (("std", self.std), ("mu", self.mu), *(("guidance", g) for g in self.guidance)):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, wanted a finite number")
+            if not abs(value) <= _LARGEST:
+                raise ValueError(f"{name} is {value}, wanted a number of at most {_LARGEST:g}")
         if self.std <= 0:
             raise ValueError(f"std is {self.std}, wanted a number above 0")
 
@@ -151,7 +153,7 @@ def schedule(sampling: Sampling, width: int, height: int) -> tuple[Step, ...]:
 
 
 def _time(logit: float) -> float:
-    return min(max(1.0 / (1.0 + math.exp(logit)), _T_MIN), _T_MAX)
+    return min(max(1.0 / (1.0 + math.exp(min(max(logit, -30.0), 30.0))), _T_MIN), _T_MAX)  # e^30 does not overflow
 
 
 def round_to_bfloat16(value: np.float32) -> np.float32:

@@ -237,12 +237,13 @@ def test_share(peer):
     per_row = 2 * 128 * 64
     for stage, rows in (("dit_cond", 4352), ("dit_uncond", 4096)):
         attention = 4 * rows**2 * 64
-        got = share(checkpoint, stage, Recipe(activations=True, attention=False))
-        assert got.weights == got.weights_fp8 == block + once + per_row
+        got = share(checkpoint, stage, Recipe(activations=True, attention=False), base_bytes=4)
+        rows_of_weights = (3 * 64 + 64 + 80 + 64 + 80) + (2 * 64 + 24 + 64 + 4 * 64) + (64 + 128)
+        assert got.bytes_fp8 == block + once + per_row and got.bytes == got.bytes_fp8 + 4 * rows_of_weights
         assert got.operations == 2 * rows * (block + per_row) + 2 * once + attention
         assert got.operations_fp8 == 2 * rows * block
-        assert share(checkpoint, stage, Recipe(True, True)).operations_fp8 == 2 * rows * block + attention
-        assert share(checkpoint, stage, Recipe(False, False)).operations_fp8 == 0
+        assert share(checkpoint, stage, Recipe(True, True), 4).operations_fp8 == 2 * rows * block + attention
+        assert share(checkpoint, stage, Recipe(False, False), 4).operations_fp8 == 0
 
 
 def test_ml_dtypes_and_torch_agree_on_e4m3():

@@ -19,7 +19,7 @@ from runtime.manifest import (
 )
 
 MANIFEST = Manifest(
-    name="tiny", precision="fp32", quantization=QuantizationSpec("mse", "fp8", ("a.*",)),
+    name="tiny", fingerprint="00ff", precision="fp32", quantization=QuantizationSpec("mse", "fp8", ("a.*",)),
     timestep_dtype="float32", latent_stats="bn", latent_channels=128,
     default_preset="V4_TURBO_12", rope=RopeSpec(64, 5e6, (12, 10, 10)),
     prompt=PromptSpec("tokenizer.json", "<u>", "</u>\n", 2048), sizes=SizeSpec(16, 256, 2048, 256, 6.0),
@@ -34,6 +34,7 @@ TEXT = """\
  "format": "ideogram4-bundle",
  "version": 1,
  "name": "tiny",
+ "fingerprint": "00ff",
  "precision": "fp32",
  "quantization": {
   "activations": "mse",

@@ -123,12 +123,31 @@ def test_bundle_without_unconditional_graph(bundle, tmp_path, capsys):
     assert np.array_equal(off, one) and not np.array_equal(off, borrowed)
 
 
-@pytest.mark.parametrize("graph", ["text_encoder", "dit_cond", "dit_uncond"])
-def test_nan_from_a_graph(demo_bundle, graph):
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ("text_encoder", "the text encoder gave NaN"),
+        ("dit_cond", "the conditional velocity has 32768 NaN or infinite values at step 1 of 2"),
+        ("dit_uncond", "the unconditional velocity has 32768 NaN or infinite values at step 1 of 2"),
+    ],
+)
+def test_nan_from_a_graph(demo_bundle, graph, message):
     broken = Pipeline.load(demo_bundle)
     real = broken.graphs[graph]
     broken.graphs[graph] = lambda **feeds: real(**feeds) * np.float32(np.nan)
-    with pytest.raises(NonFiniteError, match=r"text encoder gave NaN|velocity has .* NaN .* at step 1 of 2"):
+    with pytest.raises(NonFiniteError, match=message):
+        broken.generate("x", **FAST)
+
+
+def test_overflow_in_the_sum_of_the_passes(demo_bundle):
+    """Each velocity is finite, what guidance makes of them is not."""
+    broken = Pipeline.load(demo_bundle)
+    real = broken.graphs["dit_cond"]
+    broken.graphs["dit_cond"] = lambda **feeds: np.sign(real(**feeds)) * np.float32(3e38)
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(NonFiniteError, match="the latents overflow float32 at step 1 of 2 .*, with guidance 3.0"),
+    ):
         broken.generate("x", **FAST)
 
 
@@ -183,6 +202,10 @@ def test_longest_prompt_runs(pipeline):
         (lambda b: os.truncate(b / "onnx/weights/dit_cond.data", 1000), "dit_cond.data has 1000 bytes, wanted"),
         (lambda b: flip(b / "onnx/weights/dit_cond.data"), "dit_cond.data is altered: SHA-256"),
         (lambda b: flip(b / "onnx/dit_cond.onnx"), "dit_cond.onnx is altered: SHA-256"),
+        (lambda b: (b / "onnx/extra.data").write_bytes(b"x"), "extra.data is not in its manifest"),
+        (lambda b: relink(b / "onnx/weights/dit_cond.data"), "dit_cond.data is missing"),
+        (lambda b: edit_manifest(b, lambda d: d["sizes"].update(multiple=0)), "are not in order"),
+        (lambda b: edit_manifest(b, lambda d: d["rope"].update(theta=0)), "wanted even and above 0"),
         (lambda b: edit_manifest(b, lambda d: d.update(version=9)), "format version is 9"),
         (lambda b: edit_manifest(b, lambda d: d.update(later=9)), "unknown key 'later'"),
         (lambda b: edit_manifest(b, lambda d: d["files"].update({"../a": {"size": 1, "sha256": ""}})), "'../a'"),
@@ -198,6 +221,11 @@ def test_damaged_bundle(bundle, tmp_path, capsys, damage, message):
     error = capsys.readouterr().err
     assert message in error and error.startswith("trt-generate: error: ") and "Traceback" not in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
+
+
+def relink(file):
+    file.rename(file.parents[2] / "elsewhere.data")
+    file.symlink_to("../../elsewhere.data")
 
 
 def flip(file):
@@ -304,7 +332,11 @@ def test_command_takes_the_bundle_from_the_environment(demo_bundle, tmp_path, mo
         (("--prompt", "x", "--guidance-schedule", "7;3"), "guidance schedule '7;3' has the entry '7;3'"),
         (("--prompt", "x", "--width", 250), "width is 250"),
         (("--prompt", "x", "--num-images", 0), "--num-images is 0"),
+        (("--prompt", "x", "--num-images", 10**9), "--num-images is 1000000000, wanted 1 to 64"),
         (("--prompt", "x", "--threads", -2), "threads is -2"),
+        (("--prompt", "x", "--threads", 10**14), "threads is 100000000000000, wanted 1 to 1024"),
+        (("--prompt", "x", "--steps", 3, "--guidance", "1e39"), "guidance is 1e+39, wanted a number of at most 10000"),
+        (("--prompt", "x", "--steps", 3, "--guidance", "nan"), "guidance is nan, wanted a number"),
         (("--prompt", "x", "--output", "no/where/a.png"), "output directory no/where does not exist"),
         (("--prompt", "x", "--output", "."), "the output . is a directory"),
     ],
@@ -325,6 +357,16 @@ def test_command_keeps_an_existing_file(demo_bundle, tmp_path, capsys):
     assert output.read_bytes() == b"mine"
     assert run("--prompt", "x", "--steps", 1, "--overwrite", "--quiet", bundle=demo_bundle, output=output) == 0
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_plain_files_are_overwritten(demo_bundle, tmp_path, capsys):
+    (tmp_path / "target").write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to("target")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link.png", "pipe.png"):
+        assert run("--prompt", "x", "--overwrite", bundle=demo_bundle, output=tmp_path / name) == 1
+        assert "is a link or a device, wanted a plain file" in capsys.readouterr().err
+    assert (tmp_path / "target").read_bytes() == b"mine"
 
 
 def test_prompt_file_that_is_not_utf8(demo_bundle, tmp_path, capsys):
