@@ -131,8 +131,8 @@ def _configs(directory: Path) -> dict[str, dict]:
         quantization = config.get("quantization_config")
         if isinstance(quantization, dict) and quantization.get("quant_method") == "bitsandbytes":
             raise CheckpointError(
-                f"{directory / name} is quantized with bitsandbytes (nf4), which is not read yet; use the fp8 checkpoint "
-                "(ideogram-ai/ideogram-4-fp8) or one in bfloat16"
+                f"{directory / name} is quantized with bitsandbytes (nf4), which is not read yet; "
+                "use the fp8 checkpoint (ideogram-ai/ideogram-4-fp8) or one in bfloat16"
             )
         wanted = _CLASSES.get(name)
         if wanted and config.get("_class_name", wanted) != wanted:

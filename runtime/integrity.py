@@ -25,8 +25,8 @@ def _listed(file: Path, directory: Path, files: dict[str, FileSpec]) -> bool:
 
 
 def check_files(directory: Path, files: dict[str, FileSpec], hashes: bool = True) -> None:
-    """Raise BundleError unless every file is there and a plain one, as long as listed and (with `hashes`) unaltered, and
-    the graphs' folder holds no other.
+    """Raise BundleError unless every file is there and a plain one, as long as listed and (with `hashes`) unaltered,
+    and the graphs' folder holds no other.
 
     The sizes of all files are checked before the first byte is hashed. hashlib lets go of the interpreter lock, so
     two files are hashed at a time.

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,12 @@ from processes import ROOT, shell_code, start
 
 from calibration.ranges import read_ranges, write_ranges
 from calibration.record import DEFAULT_ALGORITHM
-from export.build import build, main
-from export.bundle import check_output, unfinished
+from export.build import _check_space, build, main
+from export.bundle import check_output, rename, unfinished
 from export.checksums import recorded
 from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from export.precision import precision_of
+from export.recipe import Recipe
 from model.checkpoint import open_checkpoint
 from runtime import Pipeline
 from runtime.integrity import check_files, sha256
@@ -233,6 +236,45 @@ def test_interrupt_leaves_nothing(tmp_path, sent, code):
     _, error = process.communicate(timeout=60)
     assert shell_code(process) == code and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_failing_rename_brings_the_old_bundle_back(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("old")
+    real = os.rename
+
+    def interrupted(source, target):
+        if Path(source).name == ".bundle.partial":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "bundle") as partial:
+        rename(partial, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "manifest.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_directory_that_cannot_be_written_is_found_first(capsys, monkeypatch):
+    """Before the checksums and the calibration: not even root creates files in /proc, which also has no space."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, 10**12))
+    assert main(["--output", "/proc/self/bundle", "--precision", "fp8", "--quiet"]) == 1
+    assert "cannot write to /proc/self" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "fits"), [("fp32", False), ("fp8", True), ("fp8-weight-only", True)])
+def test_space_is_counted_by_precision(tmp_path, monkeypatch, precision, fits):
+    """16 MB of float32 weights, 6 MB of float8 ones, and 32 MiB for everything else."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, (32 << 20) + 8_000_000))
+    types = precision_of(precision, None, "ort")
+    arguments = open_checkpoint(DEMO_CHECKPOINT), types, Recipe(types.activations_fp8, False), tmp_path / "bundle"
+    if fits:
+        _check_space(*arguments)
+    else:
+        with pytest.raises(OSError, match=r"the bundle needs 0.05 GB, but .* has only 0.04 GB left"):
+            _check_space(*arguments)
 
 
 def test_what_a_killed_build_left_is_removed(tmp_path):

@@ -61,11 +61,19 @@ def test_places_of_the_template(tmp_path, name):
         ("{{ messages[0].content[0].text | length }}{{ messages[0].content[0].text }}", "different text around"),
         ("{% if %}", "the chat template fails"),
         ("{{ raise_exception('no system') }}", "the chat template fails: no system"),
+        ("{{ 1 / 0 }}", "the chat template fails: division by zero"),
+        ("{{ messages + 1 }}", "the chat template fails: can only concatenate list"),
         ("{{ messages.__class__.__mro__ }}", "the chat template fails"),
     ],
 )
 def test_templates_that_are_refused(tmp_path, template, message):
     with pytest.raises(CheckpointError, match=message):
+        prompt_affixes(templated(tmp_path, template))
+
+
+@pytest.mark.parametrize("template", [[1], [{}], [{"name": "tools", "template": "x"}]])
+def test_named_templates_without_a_default(tmp_path, template):
+    with pytest.raises(CheckpointError, match="has no chat template"):
         prompt_affixes(templated(tmp_path, template))
 
 

@@ -129,6 +129,12 @@ def test_split_projection_with_a_part_missing(checkpoint):
         ("transformer", {"num_layers": "four"}, "transformer: num_layers is 'four', wanted a positive number"),
         ("transformer", {"mrope_section": [6, 5, None]}, "mrope_section is [6, 5, None], wanted a list of positive"),
         ("transformer", {"_class_name": "FluxTransformer"}, "is a FluxTransformer, wanted a Ideogram4Transformer2D"),
+        ("transformer", {"mrope_section": [6, 5, 5, 1]}, "mrope_section is [6, 5, 5, 1], wanted the lanes of three"),
+        ("transformer", {"norm_eps": float("nan")}, "transformer: norm_eps is nan, wanted a positive number"),
+        ("transformer", {"rope_theta": 0}, "transformer: rope_theta is 0, wanted a positive number"),
+        ("text_encoder", {"text_config": "x"}, "text_encoder: the configuration is 'x', wanted an object"),
+        ("vae", {"block_out_channels": []}, "vae: block_out_channels is [], wanted a list of positive integers"),
+        ("vae", {"norm_num_groups": 0}, "vae: norm_num_groups is 0, wanted a positive number"),
         ("vae", {"_class_name": "AutoencoderKL"}, "is a AutoencoderKL, wanted a AutoencoderKLFlux2"),
         ("vae", {"use_quant_conv": False}, "vae: use_quant_conv is False, wanted True"),
         ("vae", {"latent_channels": 16}, "the transformer's in_channels is 128, but a token of the VAE has 2x2x16"),
@@ -210,6 +216,38 @@ def test_index_that_names_more_than_the_shards_hold(checkpoint):
     data["weight_map"]["layers.7.lost"] = next(iter(data["weight_map"].values()))
     index.write_text(json.dumps(data))
     refused(directory, "names layers.7.lost (and 0 more), which no shard holds")
+
+
+def test_one_parameter_stored_twice(checkpoint):
+    directory = checkpoint("original-bf16")
+    name = "layers.0.attention.o.weight"
+    peers.rewrite(directory / DIT, lambda t: t.update({f"model.{name}": t[name].clone()}))
+    refused(directory, "are the same parameter")
+
+
+def test_split_projection_in_codes_and_floats(checkpoint):
+    directory = checkpoint("diffusers")
+
+    def spoil(tensors):
+        name = "layers.1.attention.to_k.weight"
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = torch.ones(96)
+
+    peers.rewrite(directory / DIT, spoil)
+    refused(directory, "layers.1.attention.qkv.weight comes in parts of which only some are F8_E4M3")
+
+
+def test_codes_without_dimensions(checkpoint):
+    directory = checkpoint()
+    peers.rewrite(directory / DIT, lambda t: t.update({"input_proj.weight": torch.tensor(1.0).to(torch.float8_e4m3fn)}))
+    refused(directory, "transformer: input_proj.weight is [], wanted [96, 128]")
+
+
+def test_negative_variance(checkpoint):
+    directory = checkpoint("diffusers")
+    file = directory / "vae/diffusion_pytorch_model.safetensors"
+    peers.rewrite(file, lambda t: t["bn.running_var"].neg_())
+    refused(directory, "bn.running_var holds a variance below 0")
 
 
 def test_no_directory(tmp_path):

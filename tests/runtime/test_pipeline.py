@@ -146,7 +146,7 @@ def test_overflow_in_the_sum_of_the_passes(demo_bundle):
     broken.graphs["dit_cond"] = lambda **feeds: np.sign(real(**feeds)) * np.float32(3e38)
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        pytest.raises(NonFiniteError, match="the latents overflow float32 at step 1 of 2 .*, with guidance 3.0"),
+        pytest.raises(NonFiniteError, match=r"the latents overflow float32 at step 1 of 2 .*, with guidance 3.0"),
     ):
         broken.generate("x", **FAST)
 
