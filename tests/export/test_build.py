@@ -189,7 +189,7 @@ def test_float8_build_of_the_demo_calibrates_itself(fp8_bundle, demo_bundle):
     assert ranges.prompts.count == 8 and ranges.preset == "V4_TURBO_12"
     check_files(fp8_bundle, manifest.files)
     report = json.loads((fp8_bundle / "report.json").read_text())
-    assert report["dit_cond"]["bytes_share"] > 0.97 and report["dit_cond"]["operations_share"] > 0.99
+    assert report["dit_cond"]["bytes_share"] > 0.96 and report["dit_cond"]["operations_share"] > 0.99
     weights = {name: spec.size for name, spec in manifest.files.items() if "dit" in name and name.endswith(".data")}
     plain = read_manifest(demo_bundle).files
     assert all(size < 0.27 * plain[name].size for name, size in weights.items()), "a quarter of float32, and scales"

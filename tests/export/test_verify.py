@@ -27,6 +27,7 @@ from export.report_measure import sample
 from export.report_plot import Series, line_plot
 from export.verify import main, verify
 from model.checkpoint import open_checkpoint
+from model.fingerprint import fingerprint
 from runtime.ort import OrtGraph
 from runtime.schedule import round_to_bfloat16
 
@@ -140,7 +141,11 @@ def test_distilled_checkpoint(demo_bundle, tmp_path):
     """Without guidance the unconditional graph does not run, and nothing is said about it."""
     checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "distilled")
     shutil.rmtree(checkpoint / "unconditional_transformer")
-    report = verify([demo_bundle], checkpoint, tmp_path / "r", texts=PROMPTS[:1], preset="V4_INSTANT_8", quiet=True)
+    bundle = peers.copy(demo_bundle, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["fingerprint"] = fingerprint(open_checkpoint(checkpoint))
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    report = verify([bundle], checkpoint, tmp_path / "r", texts=PROMPTS[:1], preset="V4_INSTANT_8", quiet=True)
     assert list(report.entries[0].measured.graphs) == ["text_encoder", "dit_cond", "vae_decoder"]
     assert len(relative(report, 0, "dit_cond")) == 8 and report.entries[0].measured.pictures[0].error.psnr > 60
     page = (tmp_path / "r" / HTML).read_text(encoding="utf-8")
