@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import Checkpoint
-from model.description import describe, tokenizer_file
+from model.description import describe, prompt_spec, tokenizer_file
 from runtime.manifest import GraphSpec, Manifest
 from runtime.pipeline import Pipeline
 from runtime.prompt import PromptEncoder
@@ -45,7 +45,7 @@ def manifest_of(checkpoint: Checkpoint) -> Manifest:
 
 def prompt_encoder(checkpoint: Checkpoint) -> PromptEncoder:
     """The checkpoint's tokenizer and chat template."""
-    return PromptEncoder(tokenizer_file(checkpoint), describe(checkpoint).prompt)
+    return PromptEncoder(tokenizer_file(checkpoint), prompt_spec(checkpoint))
 
 
 def check_device(device: str) -> None:

@@ -66,18 +66,11 @@ def quantized_weights(module: nn.Module, stage: str, sources: dict[str, Source],
     All of its ``Linear`` weights, but of a float checkpoint not those whose activation a pattern keeps: codes of a
     float8 checkpoint lose nothing, so they are used there as well.
     """
-    kept = {name.rpartition(".")[0] for name in _kept_weights(stage, module, recipe)}
+    kept = set()
+    if stage.startswith("dit_"):
+        for layer in range(len(module.layers)):
+            for point, products in PRODUCTS.items():
+                if recipe.kept([f"{stage}.layers.{layer}.{point}"]):
+                    kept |= {f"layers.{layer}.{product}.weight" for product in products}
     weights = [f"{name}.weight" for name, part in module.named_modules() if isinstance(part, Linear)]
-    return [w for w in weights if w.removesuffix(".weight") not in kept or sources[w].coded]
-
-
-def _kept_weights(stage: str, module: nn.Module, recipe: Recipe) -> list[str]:
-    names = []
-    for name, part in module.named_modules():
-        for point, products in PRODUCTS.items():
-            for product in products:
-                if isinstance(part, Linear) and name.endswith(product):
-                    prefix = name.removesuffix(product)
-                    if recipe.kept([f"{stage}.{prefix}{point}"]):
-                        names.append(f"{name}.weight")
-    return names
+    return [weight for weight in weights if weight not in kept or sources[weight].coded]

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from calibration.fake_quant import fake_quantized
-from calibration.points import POINTS, names_of
+from calibration.points import POINTS, names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import Ranges
 from calibration.torch_pipeline import prompt_encoder
@@ -74,10 +74,10 @@ def groups_of(stage: str, layers: int) -> dict[str, list[str]]:
     names = names_of(stage, layers)
     groups = {
         "everything": names,
-        "all products (--attention base)": [n for n in names if n.split(".", 3)[3] in PRODUCTS],
-        "all attention operands": [n for n in names if n.split(".", 3)[3] in OPERANDS],
+        "all products (--attention base)": [n for n in names if point_of(n) in PRODUCTS],
+        "all attention operands": [n for n in names if point_of(n) in OPERANDS],
     }
-    groups |= {f"{stage}.layers.*.{point}": [n for n in names if n.split(".", 3)[3] == point] for point in POINTS}
+    groups |= {f"{stage}.layers.*.{point}": [n for n in names if point_of(n) == point] for point in POINTS}
     groups |= {
         f"{stage}.layers.{layer}.*": [n for n in names if n.startswith(f"{stage}.layers.{layer}.")]
         for layer in range(layers)

@@ -22,9 +22,7 @@ from tqdm import tqdm
 
 from calibration.plans import make_plans
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
-from calibration.ranges import read_ranges
 from calibration.torch_pipeline import DEVICES, check_device, prompt_encoder
-from export.build import RANGES
 from export.bundle import unfinished
 from export.graphs import graph_record
 from export.quality import check_size
@@ -34,7 +32,6 @@ from export.report_measure import STAGES, load, measure, sample
 from export.report_summary import Entry, Report, as_text
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import describe, tokenizer_file
-from model.fingerprint import fingerprint
 from runtime.console import guard
 from runtime.integrity import sha256
 from runtime.manifest import BundleError, Manifest, read_manifest
@@ -104,8 +101,9 @@ def verify(
     opened = open_checkpoint(checkpoint)
     plans = make_plans(opened, _texts(opened, prompts, texts), preset, None, width, height, seed)
     check_size(plans[0].width, plans[0].height)
+    described = describe(opened)
     for directory, manifest in manifests.items():
-        _check_bundle(directory, manifest, opened, plans[0])
+        _check_bundle(directory, manifest, opened, described, plans[0])
         # The reference may take hours: what cannot run is found before, even if each bundle is so loaded twice.
         load(directory, plans, device, hashes=True)
     times = sorted({manifest.timestep_dtype for manifest in manifests.values()}, reverse=True)
@@ -119,7 +117,7 @@ def verify(
             with tqdm(desc=f"{label:24}", total=steps, unit="step", disable=quiet) as bar:
                 measured = measure(directory, plans, samples[manifest.timestep_dtype], device, bar.update)
             entries.append(Entry(label, directory, manifest, measured))
-        report = Report(describe(opened).name, device, plans, samples, entries)
+        report = Report(described.name, device, plans, samples, entries)
         publish(partial, report.to_dict(), html_page(report), output)
     print(as_text(report))
     if not quiet:
@@ -147,9 +145,8 @@ def _texts(checkpoint: Checkpoint, prompts: int | None, texts: Sequence[str] | N
     return known[:count]
 
 
-def _check_bundle(directory: Path, manifest: Manifest, checkpoint: Checkpoint, plan: Plan) -> None:
-    """Raise BundleError unless the bundle was made from a checkpoint like this one and can run the plan."""
-    wanted = describe(checkpoint)
+def _check_bundle(directory: Path, manifest: Manifest, checkpoint: Checkpoint, wanted: Manifest, plan: Plan) -> None:
+    """Raise BundleError unless the bundle was made from the checkpoint that `wanted` describes and can run the plan."""
     pairs = {name: (getattr(manifest, name), getattr(wanted, name)) for name in _DESCRIBED}
     pairs["prompt"] = (replace(manifest.prompt, tokenizer=""), replace(wanted.prompt, tokenizer=""))
     pairs["tokenizer"] = (manifest.files[manifest.prompt.tokenizer].sha256, sha256(tokenizer_file(checkpoint)))
@@ -160,9 +157,6 @@ def _check_bundle(directory: Path, manifest: Manifest, checkpoint: Checkpoint, p
             raise BundleError(f"the bundle {directory} has no graph {stage}, which the comparison needs")
         graph, record = manifest.graphs[stage], graph_record(stage, checkpoint)
         pairs[f"graph {stage}"] = ((graph.inputs, graph.outputs), (record.inputs, (record.output,)))
-    ranges = directory / RANGES
-    if ranges.is_file():
-        pairs["fingerprint"] = (read_ranges(ranges).model.fingerprint, fingerprint(checkpoint))
     for name, (got, own) in pairs.items():
         if got != own:
             raise BundleError(

@@ -21,8 +21,6 @@ def describe(checkpoint: Checkpoint) -> Manifest:
     Raises:
         CheckpointError: the tokenizer or its chat template is missing, or ``model_index.json`` has wrong sizes.
     """
-    if not (file := tokenizer_file(checkpoint)).is_file():
-        raise CheckpointError(f"{file} is missing; transformers' save_pretrained writes it")
     config = checkpoint.transformer
     return Manifest(
         name=checkpoint.directory.resolve().name,
@@ -34,12 +32,19 @@ def describe(checkpoint: Checkpoint) -> Manifest:
         latent_channels=config.in_channels,
         default_preset="V4_DEFAULT_20" if "dit_uncond" in checkpoint.sources else "V4_FAST_20",
         rope=RopeSpec(config.attention_head_dim, config.rope_theta, config.mrope_section),
-        prompt=PromptSpec(TOKENIZER, *prompt_affixes(file.parent), MAX_TEXT_TOKENS),
+        prompt=prompt_spec(checkpoint),
         sizes=_sizes(checkpoint),
         graphs={},
         files={},
         tools={},
     )
+
+
+def prompt_spec(checkpoint: Checkpoint) -> PromptSpec:
+    """How a prompt becomes tokens; reads no weights. CheckpointError as for `describe`."""
+    if not (file := tokenizer_file(checkpoint)).is_file():
+        raise CheckpointError(f"{file} is missing; transformers' save_pretrained writes it")
+    return PromptSpec(TOKENIZER, *prompt_affixes(file.parent), MAX_TEXT_TOKENS)
 
 
 def tokenizer_file(checkpoint: Checkpoint) -> Path:

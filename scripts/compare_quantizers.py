@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from calibration.fake_quant import fake_quantized, quantize_dequantize
-from calibration.points import names_of
+from calibration.points import names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import ALGORITHMS
 from calibration.record import calibrate
@@ -40,7 +40,7 @@ def ours(checkpoint: Checkpoint, held_out: list[Sample], table: dict[str, float]
     errors = {}
     for stage in TRANSFORMERS:
         module = checkpoint.load(stage)
-        names = [n for n in names_of(stage, len(module.layers)) if n.split(".", 3)[3] in points]
+        names = [n for n in names_of(stage, len(module.layers)) if point_of(n) in points]
         with fake_quantized(module, stage, table, names):
             errors[stage] = velocity_errors(module, stage, held_out)
     return errors

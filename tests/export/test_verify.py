@@ -345,7 +345,7 @@ def test_bundle_of_another_model(peer_bundle, tmp_path, capsys):
 
 
 def test_float8_bundle_of_another_model_of_the_same_sizes(fp8_bundle, tmp_path, capsys):
-    """Only the fingerprint in its ranges can tell."""
+    """Only the fingerprint can tell."""
     checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "demo")
     file = checkpoint / "transformer/diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
