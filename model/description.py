@@ -35,6 +35,7 @@ def describe(checkpoint: Checkpoint) -> Manifest:
         prompt=prompt_spec(checkpoint),
         sizes=_sizes(checkpoint),
         graphs={},
+        engines={},
         files={},
         tools={},
     )

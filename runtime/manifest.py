@@ -1,6 +1,6 @@
 """The bundle's manifest: what the bundle holds, and what the runtime must know to run it.
 
-Format, version 1. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
+Format, version 2. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
 `Manifest`) and the files that its ``files`` object lists; paths use ``/``, are relative, and never leave the
 directory. Unknown keys, other versions, missing keys and values of another type are refused. The manifest is written
 last, so a directory that has one is complete.
@@ -15,7 +15,7 @@ from runtime.constants import MANIFEST
 from runtime.decoding import decode
 
 FORMAT = "ideogram4-bundle"
-VERSION = 1
+VERSION = 2
 
 
 class BundleError(ValueError):
@@ -41,6 +41,49 @@ class GraphSpec:
     """Type of the matrix multiplications and convolutions inside; the boundary types are in the tensor specs."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """What a named size of a graph may be, and the value that the engine was tuned for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(f"the range {self} is not in order: minimum, optimum, maximum")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One stage as a TensorRT plan."""
+
+    plan: str
+    """Path of the plan in the bundle."""
+    compute: Literal["float32", "float16", "bfloat16"]
+    """Type of the matrix multiplications that are not float8."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sizes: dict[str, SizeRange]
+    """The optimisation profile: a range for every named size of the inputs."""
+    activation_bytes: int
+    """Device memory beside the weights at the largest sizes; an estimate, the engine itself knows better once loaded."""
+
+
+@dataclass(frozen=True)
+class EngineSet:
+    """Plans of all stages for some GPUs."""
+
+    backend: Literal["rtx", "tensorrt"]
+    targets: tuple[str, ...]
+    """Compute capabilities, such as sm89."""
+    version: str
+    """Of the TensorRT or TensorRT-RTX that built the plans; only the same one loads them."""
+    attention: Literal["fp8", "base"]
+    """Type of the transformers' attention."""
+    graphs: dict[str, EngineSpec]
 
 
 @dataclass(frozen=True)
@@ -140,10 +183,19 @@ class Manifest:
     prompt: PromptSpec
     sizes: SizeSpec
     graphs: dict[str, GraphSpec]
+    """What ONNX Runtime runs, by stage; empty in a bundle of engines only."""
+    engines: dict[str, EngineSet]
+    """What TensorRT runs, by the name of the set, such as rtx-sm89-sm120."""
     files: dict[str, FileSpec]
     """Every file of the bundle but the manifest, by path."""
     tools: dict[str, str]
     """Versions of what built the bundle."""
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Stages that the bundle holds for every backend it has."""
+        sets = [self.graphs] * bool(self.graphs) + [engines.graphs for engines in self.engines.values()]
+        return frozenset.intersection(*map(frozenset, sets)) if sets else frozenset()
 
     def to_json(self) -> str:
         """Text of ``manifest.json``."""
@@ -167,7 +219,8 @@ class Manifest:
             raise BundleError(f"{MANIFEST}: {error}") from error
         for path in manifest.files:
             _check_path(path)
-        for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values())):
+        plans = (spec.plan for engines in manifest.engines.values() for spec in engines.graphs.values())
+        for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values()), *plans):
             if path not in manifest.files:
                 raise BundleError(f"{MANIFEST} uses {path!r} but does not list it in files")
         return manifest

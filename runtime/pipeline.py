@@ -78,7 +78,7 @@ class Pipeline:
         directory = Path(directory)
         manifest = read_manifest(directory)
         wanted = ["text_encoder", "dit_cond", "vae_decoder"]
-        if unconditional and "dit_uncond" in manifest.graphs:
+        if unconditional and "dit_uncond" in manifest.stages:
             wanted.append("dit_uncond")
         if missing := [name for name in wanted if name not in manifest.graphs]:
             raise BundleError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")

@@ -102,7 +102,7 @@ def make_plan(
         prompt, token_ids, width, height, sizes.multiple, seed, num_images,
         sampling(preset, steps, weights, mu, std), unconditional,
     )  # fmt: skip
-    if plan.needs_unconditional_graph and "dit_uncond" not in manifest.graphs:
+    if plan.needs_unconditional_graph and "dit_uncond" not in manifest.stages:
         raise ValueError(
             "guidance other than 1 needs an unconditional transformer, and this bundle has none; choose guidance 1 "
             "(--unconditional off) or the conditional one on image tokens only (--unconditional conditional)"

@@ -7,12 +7,15 @@ import pytest
 
 from runtime.manifest import (
     BundleError,
+    EngineSet,
+    EngineSpec,
     FileSpec,
     GraphSpec,
     Manifest,
     PromptSpec,
     QuantizationSpec,
     RopeSpec,
+    SizeRange,
     SizeSpec,
     TensorSpec,
     read_manifest,
@@ -26,13 +29,19 @@ MANIFEST = Manifest(
     graphs={"dit_uncond": GraphSpec("onnx/dit_uncond.onnx", "float32",
                                     (TensorSpec("latents", "float32", ("B", "N", 128)),),
                                     (TensorSpec("velocity", "float32", ("B", "N", 128)),))},
-    files={"tokenizer.json": FileSpec(3, "ab"), "onnx/dit_uncond.onnx": FileSpec(4, "cd")}, tools={"torch": "2"},
+    engines={"rtx-sm89": EngineSet("rtx", ("sm89",), "1.7.1.116", "fp8", {
+        "dit_uncond": EngineSpec("engines/rtx-sm89/dit_uncond.plan", "bfloat16",
+                                 (TensorSpec("latents", "float32", ("B", "N", 128)),),
+                                 (TensorSpec("velocity", "float32", ("B", "N", 128)),),
+                                 {"N": SizeRange(256, 4096, 16384)}, 5)})},
+    files={"tokenizer.json": FileSpec(3, "ab"), "onnx/dit_uncond.onnx": FileSpec(4, "cd"),
+           "engines/rtx-sm89/dit_uncond.plan": FileSpec(5, "ef")}, tools={"torch": "2"},
 )  # fmt: skip
 
 TEXT = """\
 {
  "format": "ideogram4-bundle",
- "version": 1,
+ "version": 2,
  "name": "tiny",
  "fingerprint": "00ff",
  "precision": "fp32",
@@ -85,6 +94,15 @@ def test_without_quantization():
     assert Manifest.from_json(plain.to_json()) == plain
 
 
+def test_stages_are_those_that_every_backend_has():
+    assert MANIFEST.stages == {"dit_uncond"}
+    assert replace(MANIFEST, graphs={}).stages == {"dit_uncond"}
+    assert replace(MANIFEST, graphs=MANIFEST.graphs | {"vae_decoder": MANIFEST.graphs["dit_uncond"]}).stages == {
+        "dit_uncond"
+    }
+    assert replace(MANIFEST, graphs={}, engines={}).stages == set()
+
+
 def edited(change):
     data = json.loads(MANIFEST.to_json())
     change(data)
@@ -95,8 +113,8 @@ def edited(change):
     ("change", "message"),
     [
         (lambda d: d.update(format="zip"), 'does not say "format": "ideogram4-bundle"'),
-        (lambda d: d.update(version=2), "format version is 2, this runtime reads 1"),
-        (lambda d: d.update(version=True), "format version is True, this runtime reads 1"),
+        (lambda d: d.update(version=1), "format version is 1, this runtime reads 2"),
+        (lambda d: d.update(version=True), "format version is True, this runtime reads 2"),
         (lambda d: d.pop("version"), "format version is None"),
         (lambda d: d.update(extra=1), "the manifest has the unknown key 'extra'"),
         (lambda d: d["rope"].update(base=1), "rope has the unknown key 'base'"),
@@ -118,6 +136,12 @@ def edited(change):
         (lambda d: d["files"].update({"c:x": {"size": 1, "sha256": "a"}}), "lists the path 'c:x'"),
         (lambda d: d["files"].update({"a\\x": {"size": 1, "sha256": "a"}}), r"wanted a plain relative path"),
         (lambda d: d["prompt"].update(tokenizer="../t.json"), "uses '../t.json' but does not list it"),
+        (
+            lambda d: d["engines"]["rtx-sm89"]["graphs"]["dit_uncond"]["sizes"]["N"].update(minimum=5000),
+            "the range .*minimum=5000.* is not in order",
+        ),
+        (lambda d: d["engines"]["rtx-sm89"].update(backend="trt"), "engines.rtx-sm89.backend is 'trt', wanted 'rtx'"),
+        (lambda d: d["files"].pop("engines/rtx-sm89/dit_uncond.plan"), "uses 'engines/rtx-sm89/dit_uncond.plan' but"),
         (lambda d: d["files"].pop("onnx/dit_uncond.onnx"), "uses 'onnx/dit_uncond.onnx' but does not list it"),
     ],
 )
