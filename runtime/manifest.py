@@ -69,7 +69,7 @@ class EngineSpec:
     sizes: dict[str, SizeRange]
     """The optimisation profile: a range for every named size of the inputs."""
     activation_bytes: int
-    """Device memory beside the weights at the largest sizes; an estimate, the engine itself knows better once loaded."""
+    """Device memory beside the weights at the largest sizes: an estimate; the loaded engine knows better."""
 
 
 @dataclass(frozen=True)
