@@ -240,12 +240,13 @@ def pack(z: Tensor) -> Tensor:
 
 def to_bytes(x: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1], clipped, to (B, H, W, 3) uint8, halves rounded to even as numpy does."""
-    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    # TensorRT takes uint8 at the boundary of a graph only, so nothing may follow the cast.
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def from_bytes(image: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
-    return image.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return image.float().permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def autoencoder_config(data: dict[str, Any]) -> AutoencoderConfig:

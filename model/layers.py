@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (B, heads, L, D) by tables (L, D); lane i turns with lane i + D/2."""
+    """Rotary embedding of x (…, D) by tables that broadcast to it; lane i turns with lane i + D/2."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 

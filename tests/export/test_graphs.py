@@ -63,7 +63,7 @@ def test_graphs_are_plain_onnx(peer_bundle):
         operators = [node.op_type for node in model.graph.node]
         assert not {"ScatterND", "ScatterElements", "Loop", "If", "NonZero", "Where"} & set(operators)
         if stage.startswith("dit"):
-            assert operators.count("Attention") == 3 and operators.count("RMSNormalization") == 3 * 6
+            assert operators.count("Attention") == 3 and operators.count("RMSNormalization") == 3 * 5
         if stage == "text_encoder":
             assert operators.count("Attention") == 36 and operators.count("RMSNormalization") == 36 * 4 + 1
         external = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
