@@ -24,7 +24,7 @@ Nothing here decides what to quantize; see `export.recipe`. What the larger tool
 pattern, quantize convolutions, choose scales.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import ml_dtypes
@@ -33,16 +33,16 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from model.checkpoint import Known
+from model.checkpoint import Known, Sources
 from model.fp8 import E4M3_MAX, quantize_rows
-from model.stored import Source
+from model.stored import Joined, Source
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 Form = Literal["ort", "trt"]
 
 
 def quantize_weights(
-    model: ir.Model, sources: Mapping[str, Source | Known], weights: Iterable[str], form: Form
+    model: ir.Model, sources: Sources, weights: Iterable[str], form: Form
 ) -> None:
     """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales."""
     graph = model.graph
@@ -134,10 +134,10 @@ def _dequantize(
     return nodes
 
 
-def _codes_reader(source: Source | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+def _codes_reader(source: Source | Joined | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
     """Reads codes and scales; of a float weight, which is quantized here, they are made once and kept until both are
     written."""
-    if isinstance(source, Source) and source.coded:
+    if not isinstance(source, Known) and source.coded:
         return source.read_codes
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 

@@ -1,6 +1,6 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +8,14 @@ import onnx_ir as ir
 from torch import nn
 from tqdm import tqdm
 
-from export import weights
+from export import engine_form, weights
 from export.attention import quantize_attention
 from export.graphs import graph_record
 from export.precision import Precision, torch_dtype
 from export.qdq import Form, activation_scale, quantize_input, quantize_weights
 from export.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
 from export.trace import trace
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, Sources
 from model.layers import set_compute_dtype
 from runtime.manifest import GraphSpec
 
@@ -29,40 +29,65 @@ class StageOptions:
     ranges: Mapping[str, float]
     """Largest magnitude of each quantized activation, by point; empty without activation quantization."""
     form: Form = "ort"
-    """Which engine's form of the float8 patterns; see `export.qdq`."""
+    """Which engine's form of the graph; see `export.qdq` and `export.engine_form`."""
+    linked: bool = False
+    """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
 
 
 def export_stage(checkpoint: Checkpoint, stage: str, options: StageOptions, folder: Path, quiet: bool) -> GraphSpec:
-    """Trace one stage and write its graph and weights into `folder`, with a progress bar.
+    """Trace one stage and write its graph and weights into ``onnx`` below `folder`, with a progress bar.
 
     Raises:
         OSError: the files cannot be written.
         CheckpointError: a weight is not finite.
     """
-    compute = options.precision.stage(stage)
     record = graph_record(stage, checkpoint)
     with tqdm(desc=f"{stage + ': tracing':24}", unit="B", unit_scale=True, disable=quiet) as bar:
-        module = set_compute_dtype(checkpoint.module(stage), torch_dtype(compute))
-        model = trace(module, record)
-        if options.precision.weights_fp8 and not stage.startswith("vae_"):
-            quantize(model, module, checkpoint, stage, options)
-        weights.attach(model, checkpoint.sources[stage])
+        model = stage_graph(checkpoint, stage, options)
         bar.reset(total=weights.weight_bytes(model))
         bar.set_description(f"{stage + ': writing':24}")
         onnx = folder / "onnx" / f"{stage}.onnx"
         try:
-            weights.save(model, onnx, f"weights/{stage}.data", bar.update)
+            weights.save(model, onnx, bar.update)
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
         bar.set_description(f"{stage:24}")
+    compute = options.precision.stage(stage)
     return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,))
 
 
-def quantize(model: ir.Model, module: nn.Module, checkpoint: Checkpoint, stage: str, options: StageOptions) -> None:
-    """Put float8 into the traced graph of a stage, as the recipe says."""
-    sources, layers = checkpoint.sources[stage], checkpoint.transformer.num_layers
-    coded = set(quantized_weights(module, stage, sources, options.recipe))
+def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:
+    """The graph of a stage in the options' form; every initializer knows where its value comes from."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(options.precision.stage(stage)))
+    model = trace(module, graph_record(stage, checkpoint))
+    sources = dict(checkpoint.sources[stage])
+    joined = engine_form.join_products(model, sources) if options.form == "trt" else {}
+    if options.precision.weights_fp8 and not stage.startswith("vae_"):
+        quantize(model, module, checkpoint, stage, sources, options, joined)
+    if options.form == "trt":
+        engine_form.scale_after_products(model)
+        engine_form.sum_single_rows(model)
+        engine_form.allow_decomposition(model)
+    weights.attach(model, sources)
+    if options.linked:
+        weights.link(model, sources)
+    return model
+
+
+def quantize(
+    model: ir.Model,
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    stage: str,
+    sources: Sources,
+    options: StageOptions,
+    joined: Mapping[str, Sequence[str]],
+) -> None:
+    """Put float8 into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
+    layers = checkpoint.transformer.num_layers
+    whole = {part: name for name, parts in joined.items() for part in parts}
+    coded = {whole.get(n, n) for n in quantized_weights(module, stage, checkpoint.sources[stage], options.recipe)}
     quantize_weights(model, sources, sorted(coded), options.form)
     points = options.recipe.points(stage, layers)
     # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
@@ -71,7 +96,8 @@ def quantize(model: ir.Model, module: nn.Module, checkpoint: Checkpoint, stage: 
         prefix = f"{stage}.layers.{layer}."
         for point, products in PRODUCTS.items():
             if prefix + point in points:
-                names = [f"layers.{layer}.{product}.weight" for product in products]
+                parts = [f"layers.{layer}.{product}.weight" for product in products]
+                names = list(dict.fromkeys(whole.get(part, part) for part in parts))
                 quantize_input(
                     model, names, activation_scale(options.ranges[prefix + point]), prefix + point, options.form
                 )

@@ -1,25 +1,35 @@
 """Give the parameters of a traced graph their values, and write graph and weights.
 
 Values are read from the checkpoint one tensor at a time while the file is written, so the memory needed is that of
-the largest tensor in float32, not of the model.
+the largest tensor in float32, not of the model. Where a parameter's bytes are in the checkpoint just as the graph wants
+them, they need not be written at all: a *linked* graph points at the safetensors file by offset and length.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.tensor_adapters import TorchTensor
 
 from model.checkpoint import Sources
+from model.stored import Source, StoredTensor
 
 _DTYPES = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16,
 }
+_STORED = {
+    "F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+}  # fmt: skip
 _EMBEDDED_BYTES = 1024
 """Smaller tensors stay inside the .onnx file."""
+WEIGHTS = "weights"
+"""Folder of the weights beside the .onnx files."""
 
 
 def attach(model: ir.Model, sources: Sources) -> None:
@@ -27,6 +37,25 @@ def attach(model: ir.Model, sources: Sources) -> None:
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
             value.const_value = _lazy(name, value, sources[name].read)
+
+
+def link(model: ir.Model, sources: Sources) -> None:
+    """Make every initializer whose bytes are in the checkpoint a reference to them; before or after `attach`."""
+    for name, value in model.graph.initializers.items():
+        stored = _stored(name, sources)
+        if stored is not None and value.dtype == _STORED.get(stored.dtype) and value.shape == stored.shape:
+            value.const_value = ir.ExternalTensor(
+                stored.file.name, stored.offset, stored.nbytes, value.dtype, shape=ir.Shape(stored.shape), name=name,
+                base_dir=stored.file.parent,
+            )  # fmt: skip
+
+
+def _stored(name: str, sources: Sources) -> StoredTensor | None:
+    """The one stored tensor that is the initializer `name`: a parameter, or the row scales of its codes."""
+    if (source := sources.get(name)) is not None:
+        return source.parts[0] if isinstance(source, Source) and len(source.parts) == 1 else None
+    source = sources.get(name.removesuffix("_scale"))
+    return source.scales[0] if isinstance(source, Source) and len(source.scales) == 1 else None
 
 
 def _lazy(name: str, value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTensor:
@@ -47,13 +76,38 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
-def save(model: ir.Model, file: Path, weights: str, progress: Callable[[int], None]) -> None:
-    """Write `file` with its tensors in `weights`, a path relative to the file's directory.
+def save(model: ir.Model, file: Path, progress: Callable[[int], None]) -> None:
+    """Write `file`, and the tensors of the model beside it in ``weights``: the linked ones as links to their files, the
+    others in one new file.
 
     Calls `progress` with the number of bytes of each tensor before it is written.
     """
-    (file.parent / weights).parent.mkdir(parents=True, exist_ok=True)
-    ir.save(
-        model, file, external_data=weights, size_threshold_bytes=_EMBEDDED_BYTES,
-        callback=lambda tensor, _: progress(tensor.nbytes),
+    folder = file.parent / WEIGHTS
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = _link(tensor, folder)
+        elif tensor is not None and tensor.nbytes > _EMBEDDED_BYTES:
+            written.append(value)
+    data = f"{WEIGHTS}/{file.stem}.data"
+    tensors = [value.const_value for value in written]
+    external = convert_tensors_to_external(
+        tensors, file.parent, data, callback=lambda tensor, _: progress(tensor.nbytes)
+    )
+    for value, tensor in zip(written, external, strict=True):
+        value.const_value = tensor
+    ir.save(model, file)
+
+
+def _link(tensor: ir.ExternalTensor, folder: Path) -> ir.ExternalTensor:
+    """The same tensor by a name inside `folder`; files of several folders have the same name."""
+    target = Path(tensor.path).resolve()
+    linked = folder / f"{target.parent.name}-{target.name}"
+    if not linked.exists():
+        os.symlink(target, linked)
+    return ir.ExternalTensor(
+        f"{WEIGHTS}/{linked.name}", tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape,
+        name=str(tensor.name), base_dir=folder.parent,
     )  # fmt: skip

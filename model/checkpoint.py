@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.autoencoder import PATCH, AutoencoderConfig, DecoderStage, EncoderStage, autoencoder_config
 from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from model.matching import match, refuse_nf4
-from model.stored import CheckpointError, Source, StoredTensor, read_json, stored_tensors
+from model.stored import CheckpointError, Joined, Source, StoredTensor, read_json, stored_tensors
 from model.text_encoder import TAPS, TextEncoderConfig, TextStage, rope_frequencies, text_encoder_config
 from model.transformer import Ideogram4Transformer, TransformerConfig, time_frequencies, transformer_config
 
@@ -51,7 +51,7 @@ class Known:
         return self.value
 
 
-Sources = dict[str, Source | Known]
+Sources = dict[str, Source | Joined | Known]
 
 
 @dataclass(frozen=True)

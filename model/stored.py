@@ -22,6 +22,9 @@ class StoredTensor:
     dtype: str
     """As in the file's header: F32, BF16, F8_E4M3, …"""
     shape: tuple[int, ...]
+    offset: int
+    """Of its first byte in the file."""
+    nbytes: int
 
     def read(self) -> Tensor:
         """The tensor in its stored type, on the CPU."""
@@ -56,14 +59,19 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
 
 def _header(file: Path) -> dict[str, StoredTensor]:
     try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {}
-            for name in stored.keys():  # noqa: SIM118 - not a dict
-                part = stored.get_slice(name)
-                tensors[name] = StoredTensor(file, name, part.get_dtype(), tuple(part.get_shape()))
-            return tensors
+        with safe_open(file, framework="pt"):
+            pass  # the library checks that the header is sound and that the file is whole
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + size + begin, end - begin)
+    return tensors
 
 
 def read_json(file: Path) -> dict:
@@ -121,6 +129,28 @@ class Source:
                 raise CheckpointError(f"{stored.file}: {stored.name} holds a scale that is not above 0")
         # torch.cat does not know float8.
         return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), _joined(scales)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several sources one after another along the first dimension, as if they were one."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+
+    @property
+    def coded(self) -> bool:
+        return all(source.coded for source in self.sources)
+
+    def read(self) -> Tensor:
+        return torch.cat([source.read() for source in self.sources])
+
+    def read_codes(self) -> tuple[Tensor, Tensor]:
+        codes, scales = zip(*(source.read_codes() for source in self.sources), strict=True)
+        return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), torch.cat(scales)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
