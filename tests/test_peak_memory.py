@@ -6,9 +6,9 @@ import sys
 import time
 
 import pytest
-from scripts.peak_memory import run_measured
 
 from export.memory import PeakMemory, anonymous_bytes
+from scripts.peak_memory import run_measured
 
 SIZE = 200 << 20
 GRAB = f"import time; block = bytearray(b'1') * {SIZE}; time.sleep(0.3)"
