@@ -1,0 +1,284 @@
+"""What a TensorRT engine is made of, told from the builder's list of its kernels, and whether that is as wanted.
+
+- *Products* are kernels that multiply by a weight matrix; their type is that of their two operands, such as ``fp8``, or
+  ``bf16 x fp8`` where a float8 weight is dequantised on the way. *Row products* do so for the one row that the time
+  gives, element by element.
+- *Operations* are 2·M·N·K of each product. Sizes that vary count as ``rows``, the sequence length that the engine is
+  tuned for; queries of fewer rows are not told apart. Those of attention are counted by themselves: 4·rows per element
+  of the result, two products over a sequence of that length.
+- A *block* is what lies between the first product for a block's queries, keys or values and the first of the next
+  block, in the order of the launches: signals and waits are not counted, and neither is the last block, which has no
+  such end. Without a weight's name, which only dequantised weights have, the fused attentions are taken instead.
+- A *copy* is a float8 weight that is written to memory in 16 or 32 bits by a kernel without run-time inputs. It is
+  repeated in each call, so it costs memory and time that float8 is meant to save.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isqrt, prod
+
+from export.kernels import BYTES, SYNCHRONISATION, Kernel, Tensor
+
+QKV = ("attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATE_AND_UP = ("feed_forward.w13", "feed_forward.w1", "feed_forward.w3", "mlp.gate_proj", "mlp.up_proj")
+OTHERS = ("attention.o", "self_attn.o_proj", "feed_forward.w2", "mlp.down_proj")
+"""Products of a block, as the weights' modules are called in the transformers and in the text encoder."""
+_FLOATS = ("BFloat16", "Half", "Float")
+_SHORT = {"FP8": "fp8", "BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+_PRODUCT = re.compile(
+    rf"(?:^|\.)(layers\.(\d+)\.({'|'.join(map(re.escape, (*QKV, *GATE_AND_UP, *OTHERS)))}))(?=[._]|$)"
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """How an engine was built."""
+
+    stage: str
+    backend: str
+    """rtx or tensorrt."""
+    targets: tuple[str, ...]
+    version: str
+    attention: str
+    """Type that was asked for the transformers' attention: fp8 or base."""
+    rows: int
+    """Sequence length that the engine is tuned for."""
+    plan_bytes: int
+    weight_bytes: int
+    """Of the ONNX graph."""
+    peak_bytes: int
+    """Largest anonymous memory of the process during the build."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Use:
+    """Kernels of one sort."""
+
+    types: dict[str, int]
+    """How many kernels have operands of each type."""
+    operations: int
+    """Floating-point operations of one call."""
+    operations_fp8: int
+    """Those whose operands are both float8."""
+
+    @property
+    def kernels(self) -> int:
+        """How many there are."""
+        return sum(self.types.values())
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """One engine; the module's docstring says what is counted."""
+
+    build: Build
+    kernels: int
+    """All but those that only order streams or compute sizes."""
+    streams: int
+    synchronisations: int
+    """Signals and waits between streams."""
+    kinds: dict[str, int]
+    """Entries of the builder's list by its own names."""
+    block_kernels: tuple[int, ...]
+    """Of each transformer block but the last."""
+    products: Use
+    row_products: Use
+    attentions: Use
+    """Fused ones."""
+    unfused: Use
+    """Products of two activations: what an attention is made of that is not one kernel."""
+    convolutions: dict[str, int]
+    """By the type of their operands."""
+    qkv_products: int
+    """Kernels that compute queries, keys and values of a block: the largest number in any."""
+    gate_products: int
+    """The same for both halves of the feed-forward's first layer."""
+    copies: int
+    copy_bytes: int
+    """Bytes that the copies write in one call."""
+
+    @property
+    def fp8_share(self) -> float:
+        """Part of the operations of products, without attention, that runs in float8."""
+        return _share(self.products, self.row_products)
+
+    @property
+    def attention_fp8_share(self) -> float:
+        """The same for attention, fused or not."""
+        return _share(self.attentions, self.unfused)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What must be true of an engine."""
+
+    fused: tuple[str, ...] = ()
+    """Names of attention nodes that must be one kernel."""
+    fused_fp8: tuple[str, ...] = ()
+    """Those of them whose queries, keys and values must be float8."""
+    fp8: tuple[str, ...] = ()
+    """Products whose operands must both be float8, such as layers.0.attention.qkv."""
+
+
+def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
+    """Count the kernels of an engine."""
+    running = [kernel for kernel in kernels if kernel.runs]
+    copies = _copies(running)
+    written = {tensor.name for copy in copies for tensor in copy.outputs}
+    products = [kernel for kernel in running if kernel.is_product]
+    unfused = [kernel for kernel in products if _multiplies_activations(kernel, written)]
+    weighted = [kernel for kernel in products if kernel not in unfused]
+    names = {kernel: _products(kernel, copies) for kernel in weighted}
+    return EngineReport(
+        build=build,
+        kernels=len(running),
+        streams=len({kernel.stream for kernel in running}),
+        synchronisations=sum(kernel.kind in SYNCHRONISATION for kernel in kernels),
+        kinds=dict(Counter(kernel.kind for kernel in kernels).most_common()),
+        block_kernels=_block_kernels(running, names),
+        products=_use(weighted, build.rows),
+        row_products=_row_use([kernel for kernel in running if kernel.is_row_product]),
+        attentions=_attention_use([kernel for kernel in running if kernel.is_attention], build.rows),
+        unfused=_use(unfused, build.rows),
+        convolutions=dict(Counter(_type(_operands(k)) for k in running if k.is_convolution).most_common()),
+        qkv_products=_most(names, QKV),
+        gate_products=_most(names, GATE_AND_UP),
+        copies=len(copies),
+        copy_bytes=sum(
+            t.elements(build.rows) * BYTES[t.dtype] for copy in copies for t in copy.outputs if t.dtype in _FLOATS
+        ),
+    )
+
+
+def audit(kernels: Sequence[Kernel], wanted: Wanted) -> list[str]:
+    """What is not as wanted, one sentence for each layer; nothing if all is."""
+    running = [kernel for kernel in kernels if kernel.runs]
+    problems = [problem for name in wanted.fused if (problem := _attention_problem(running, name, wanted))]
+    copies = _copies(running)
+    found: dict[str, list[Kernel]] = {}
+    for kernel in running:
+        if kernel.is_product or kernel.is_row_product:
+            for name, _, _ in _products(kernel, copies):
+                found.setdefault(name, []).append(kernel)
+    for name in wanted.fp8:
+        types = {_type(_operands(kernel)) for kernel in found.get(name, ())}
+        if types != {"fp8"}:
+            problems.append(f"the product {name} runs in {' and '.join(sorted(types)) or 'no kernel'}, wanted fp8")
+    return problems
+
+
+def _attention_problem(running: Sequence[Kernel], name: str, wanted: Wanted) -> str:
+    parts = [kernel for kernel in running if name in kernel.layers]
+    fused = [kernel for kernel in parts if kernel.is_attention]
+    if len(fused) != 1:
+        kernels = ", ".join(kernel.name for kernel in parts[:6]) or "none at all"
+        return f"the attention {name} is not one fused kernel; its kernels are {kernels}"
+    types = _type(fused[0].inputs[:3])
+    if name in wanted.fused_fp8 and types != "fp8":
+        return f"the attention {name} runs in {types}, wanted fp8"
+    return ""
+
+
+def _copies(running: Iterable[Kernel]) -> list[Kernel]:
+    """Kernels that write a float8 weight in more bits; one that only rearranges such a copy is one too."""
+    copies: list[Kernel] = []
+    written: set[str] = set()
+    for kernel in running:
+        coded = any(constant.dtype == "FP8" for constant in kernel.constants)
+        moved = bool(kernel.inputs)
+        if all(tensor.name in written for tensor in kernel.inputs) and (coded or moved):
+            outputs = [tensor.name for tensor in kernel.outputs if tensor.dtype in _FLOATS]
+            if outputs:
+                copies.append(kernel)
+                written.update(outputs)
+    return copies
+
+
+def _products(kernel: Kernel, copies: Sequence[Kernel]) -> set[tuple[str, int, str]]:
+    """Which products of which blocks a kernel computes: (``layers.3.attention.o``, 3, ``attention.o``).
+
+    A weight that was copied is named by the copy.
+    """
+    read = {tensor.name for tensor in kernel.inputs}
+    sources = [copy for copy in copies if any(tensor.name in read for tensor in copy.outputs)]
+    found = (_PRODUCT.search(layer) for part in (kernel, *sources) for layer in part.layers)
+    return {(match[1], int(match[2]), match[3]) for match in found if match}
+
+
+def _block_kernels(running: Sequence[Kernel], names: dict[Kernel, set[tuple[str, int, str]]]) -> tuple[int, ...]:
+    starts: dict[int, int] = {}
+    for position, kernel in enumerate(running):
+        for _, block, product in names.get(kernel, ()):
+            if product in QKV:
+                starts.setdefault(block, position)
+    ordered = [starts[block] for block in sorted(starts)]
+    if not ordered:
+        ordered = [position for position, kernel in enumerate(running) if kernel.is_attention]
+    return tuple(end - start for start, end in zip(ordered, ordered[1:], strict=False))
+
+
+def _most(names: dict[Kernel, set[tuple[str, int, str]]], group: Sequence[str]) -> int:
+    """The largest number of kernels in any block that compute a product of the group."""
+    blocks = Counter(
+        block for found in names.values() for block in {block for _, block, product in found if product in group}
+    )
+    return max(blocks.values(), default=0)
+
+
+def _multiplies_activations(kernel: Kernel, written: set[str]) -> bool:
+    """Whether no operand of a product is a weight or the copy of one."""
+    activations = [tensor for tensor in kernel.inputs if tensor.name not in written and tensor.is_matrix]
+    return len(activations) > 1 and not any(constant.is_matrix for constant in kernel.constants)
+
+
+def _operands(kernel: Kernel) -> tuple[Tensor, ...]:
+    """The two factors of a product or a convolution, not what is added to it."""
+    weights = [constant for constant in kernel.constants if constant.is_matrix]
+    if not weights:
+        return kernel.inputs[:2]
+    # A residual is added in at least as many bits, and may stand in front.
+    first = min(kernel.inputs, key=lambda tensor: BYTES.get(tensor.dtype, 8), default=None)
+    return (*((first,) if first else ()), weights[0])
+
+
+def _type(operands: Iterable[Tensor]) -> str:
+    return " x ".join(dict.fromkeys(_SHORT.get(tensor.dtype, tensor.dtype.lower()) for tensor in operands))
+
+
+def _use(kernels: Sequence[Kernel], rows: int) -> Use:
+    return _count({kernel: (_type(_operands(kernel)), _operations(kernel, rows)) for kernel in kernels})
+
+
+def _operations(kernel: Kernel, rows: int) -> int:
+    """2·M·N·K, from the sizes M·K, K·N and M·N of operands and result, whichever of them is transposed."""
+    first, second = _operands(kernel)
+    batch = prod(rows if size < 0 else size for size in second.dims[:-2])
+    return 2 * isqrt(first.elements(rows) * second.elements(rows) * kernel.outputs[0].elements(rows) // batch)
+
+
+def _row_use(kernels: Sequence[Kernel]) -> Use:
+    uses = {}
+    for kernel in kernels:
+        weights = [constant for constant in kernel.constants if constant.is_matrix]
+        uses[kernel] = (_type((*kernel.inputs[:1], *weights)), 2 * sum(weight.elements(1) for weight in weights))
+    return _count(uses)
+
+
+def _attention_use(kernels: Sequence[Kernel], rows: int) -> Use:
+    return _count({k: (_type(k.inputs[:3]), 4 * rows * k.outputs[0].elements(rows)) for k in kernels})
+
+
+def _count(uses: dict[Kernel, tuple[str, int]]) -> Use:
+    return Use(
+        types=dict(Counter(kind for kind, _ in uses.values()).most_common()),
+        operations=sum(operations for _, operations in uses.values()),
+        operations_fp8=sum(operations for kind, operations in uses.values() if kind == "fp8"),
+    )
+
+
+def _share(*uses: Use) -> float:
+    total = sum(use.operations for use in uses)
+    return sum(use.operations_fp8 for use in uses) / total if total else 0.0
