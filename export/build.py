@@ -1,85 +1,90 @@
 """``python -m export.build``: checkpoint directory in, bundle out."""
 
-import argparse
 import json
 import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from importlib.metadata import version
 from operator import add
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from calibration.ranges import Ranges, write_ranges
 from export.activation_ranges import activation_ranges
-from export.bundle import check_output, file_specs, publish, unfinished
+from export.bundle import check_output, file_spec, publish, unfinished
 from export.checksums import recorded
 from export.checksums import verify as verify_files
-from export.demo_model import DEMO_CHECKPOINT
-from export.precision import BASES, PRECISIONS, Precision, precision_of, torch_dtype
-from export.recipe import Recipe, quantized_weights, unmatched
+from export.engine_stage import EngineOptions
+from export.jobs import Job, jobs_of
+from export.ledger import LEDGER, Finished, Ledger
+from export.options import build_parser
+from export.precision import Precision, precision_of, torch_dtype
+from export.preflight import Needs, check_needs, needs_of, together, weight_bytes
+from export.profile import Limits, limits_of, size_ranges
+from export.recipe import Recipe, unmatched
+from export.scan import Scan
 from export.share import share
-from export.stage import StageOptions, export_stage
+from export.stage import StageOptions
+from export.targets import DEFAULT_TARGETS, check_targets
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import TOKENIZER, describe, tokenizer_file
-from model.layers import set_compute_dtype
 from runtime.console import guard
-from runtime.constants import DEFAULT_BUNDLE
-from runtime.manifest import Manifest, QuantizationSpec
+from runtime.decoding import decode
+from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
 
 PROGRAM = "export.build"
-BACKENDS = ("ort",)
 RANGES, REPORT = "ranges.json", "report.json"
-"""Files of a float8 bundle: the activation ranges it was made with, and how much of it is float8."""
-_SPARE_BYTES = 32 << 20
-"""Disk space wanted beyond the weights: graphs, tokenizer, manifest."""
+"""Files beside the graphs: the activation ranges of a float8 bundle, and what was built."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
-        description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch.",
-    )
-    option = parser.add_argument
-    option("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR",
-        help="checkpoint directory, original or diffusers layout (default: the small demo model)")  # fmt: skip
-    option("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
-        help="bundle to write (default: %(default)s)")  # fmt: skip
-    option("--precision", choices=PRECISIONS, default="fp32",
-        help="fp8: weights and the blocks' activations; fp8-weight-only: weights; else the type of both "
-        "(default: %(default)s)")  # fmt: skip
-    option("--base", choices=BASES, help="type of what is not float8 in the fp8 precisions (default: fp32 for ort)")
-    option("--calibration", type=Path, metavar="FILE",
-        help="ranges for --precision fp8, from python -m calibration; the demo model makes its own")  # fmt: skip
-    option("--attention", choices=("fp8", "base"), default="base",
-        help="attention in float8 or in the base type, for --precision fp8 (default: %(default)s for ort)")  # fmt: skip
-    option("--keep-base", nargs="+", default=(), metavar="PATTERN",
-        help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'")  # fmt: skip
-    option("--backend", choices=BACKENDS, default="ort", help="what will run the bundle (default: %(default)s)")
-    option("--timestep-dtype", choices=("float32", "bfloat16"),
-        help="round the time to this type (default: float32 for fp32, else bfloat16)")  # fmt: skip
-    option("--overwrite", action="store_true", help="replace the output if it is a bundle")
-    option("--no-verify", dest="verify", action="store_false", help="do not compare recorded checksums of the weights")
-    option("--quiet", action="store_true", help="no progress bars and no messages")
-    return parser
+@dataclass(frozen=True)
+class Variant:
+    """What is built for one backend."""
+
+    backend: str
+    types: Precision
+    recipe: Recipe
+    engine: EngineOptions | None
+    linked: bool
+
+    def options(self, checkpoint: Checkpoint, ranges: Ranges | None) -> StageOptions:
+        """How its stages are made."""
+        table: dict[str, float] = {}
+        if ranges is not None:
+            layers = checkpoint.transformer.num_layers
+            points = (p for stage in checkpoint.sources for p in self.recipe.points(stage, layers))
+            table = {point: ranges.range_of(point) for point in points}
+        return StageOptions(self.types, self.recipe, table, "trt" if self.engine else "ort", self.linked)
+
+    def needs(self, checkpoint: Checkpoint) -> Needs:
+        """Disk, memory and time."""
+        sizes = {stage: weight_bytes(checkpoint, stage, self.types, self.recipe) for stage in checkpoint.sources}
+        return needs_of(self.backend, sizes, self.linked)
 
 
 def build(
     checkpoint: Path,
     output: Path,
     precision: str,
-    backend: str = "ort",
+    backend: str | Sequence[str] = "ort",
     base: str | None = None,
     calibration: Path | None = None,
-    attention: str = "base",
+    attention: str | None = None,
     keep_base: Sequence[str] = (),
+    target: Sequence[str] = DEFAULT_TARGETS,
+    min_size: int | None = None,
+    opt_size: int | None = None,
+    max_size: int | None = None,
+    max_batch: int = 1,
+    weights: str = "copy",
     timestep_dtype: str | None = None,
     overwrite: bool = False,
+    fresh: bool = False,
     verify: bool = True,
     quiet: bool = False,
 ) -> Manifest:
@@ -90,120 +95,186 @@ def build(
         ValueError: options that do not go together.
         CheckpointError: the checkpoint cannot be read.
         RangesError: the calibration file is damaged or belongs to another model.
-        OSError: the disk is too small or cannot be written. Nothing is left behind in any of these cases.
+        RuntimeError: a backend's package is not installed, or its builder refuses a graph.
+        MemoryError: there is too little memory.
+        OSError: the disk is too small or cannot be written. Only finished stages are left behind in any of these cases,
+            hidden beside the output, for the next build.
     """
     check_output(output, overwrite)
-    types = precision_of(precision, base, backend)
-    recipe = Recipe(types.activations_fp8, types.activations_fp8 and attention == "fp8", tuple(keep_base))
-    _check_options(precision, types, calibration, attention, keep_base)
+    backends = (backend,) if isinstance(backend, str) else tuple(dict.fromkeys(backend))
+    _check_options(precision, calibration, attention, keep_base, weights, backends)
+    for name in backends:
+        check_targets(target if name == "rtx" else (), precision_of(precision, base, name))
     opened = open_checkpoint(checkpoint)
     described = describe(opened)
     if wrong := unmatched(keep_base, opened.sources, opened.transformer.num_layers):
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
-    _check_space(opened, types, recipe, output)
+    limits = limits_of(described.sizes, described.prompt.max_tokens, min_size, opt_size, max_size, max_batch)
+    variants = [
+        _variant(name, precision_of(precision, base, name), attention, keep_base, target, limits, described, weights)
+        for name in backends
+    ]
+    needs = together([variant.needs(opened) for variant in variants])
+    if not quiet:
+        print(f"{PROGRAM}: {needs}", file=sys.stderr)
+    check_needs(needs, output)
+    earlier = Ledger(output) if fresh else Ledger.read(output)
     # The directory is made first: one that cannot be written is found before the work starts.
-    with unfinished(output) as partial:
+    with unfinished(output, keep=lambda partial: not fresh and bool(Ledger.read(partial).finished)) as partial:
         if verify:
             _verify(checkpoint, quiet)
-        ranges = activation_ranges(opened, calibration, quiet) if types.activations_fp8 else None
-        options = StageOptions(types, recipe, _range_table(ranges, recipe, opened))
-        graphs = {stage: export_stage(opened, stage, options, partial, quiet) for stage in opened.sources}
+        fp8 = variants[0].types.activations_fp8
+        ranges = activation_ranges(opened, calibration, quiet) if fp8 else None
+        finished = _run(opened, variants, ranges, partial, earlier, quiet)
         shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
         if ranges:
             write_ranges(ranges, partial / RANGES)
-        if types.weights_fp8:
-            report = _report(opened, types, recipe)
+        report = _report(opened, variants, finished)
+        if report:
             (partial / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         manifest = replace(
             described,
             precision=precision,
-            quantization=_quantization(types, ranges, recipe),
-            timestep_dtype=timestep_dtype or types.timestep,
-            graphs=graphs,
-            files=file_specs(partial),
+            quantization=_quantization(variants[0], ranges),
+            timestep_dtype=timestep_dtype or variants[0].types.timestep,
+            graphs=_graphs(finished),
+            engines=_engines(variants, finished),
+            files=_files(partial, finished, bool(ranges), bool(report)),
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
         )
+        _remove_others(partial, manifest)
         publish(partial, manifest, output)
-    if types.weights_fp8 and not quiet:
-        part = report["all"]
-        print(
-            f"in float8: {part['bytes_share']:.1%} of the bytes of text encoder and transformers, "
-            f"{part['operations_share']:.1%} of their operations",
-            file=sys.stderr,
-        )
     if not quiet:
         size = sum(file.size for file in manifest.files.values())
-        print(f"wrote {output} ({size / 1e6:.1f} MB, {precision}, {len(graphs)} graphs)", file=sys.stderr)
+        sets = [*(["ort"] if manifest.graphs else []), *manifest.engines]
+        print(f"wrote {output} ({size / 1e6:.1f} MB, {precision}, for {' and '.join(sets)})", file=sys.stderr)
     return manifest
 
 
 def _check_options(
-    precision: str, types: Precision, calibration: Path | None, attention: str, keep_base: Sequence[str]
-) -> None:
-    """Refuse options of W8A8 with any other precision."""
+    precision: str, calibration: Path | None, attention: str | None, keep_base: Sequence[str], weights: str,
+    backends: Sequence[str],
+) -> None:  # fmt: skip
+    """Refuse options of W8A8 with any other precision, and links where nothing would be linked."""
     given = {"--calibration": calibration, "--attention fp8": attention == "fp8", "--keep-base": keep_base}
     for option, value in given.items():
-        if value and not types.activations_fp8:
+        if value and precision != "fp8":
             raise ValueError(f"{option} goes with --precision fp8, and --precision is {precision}")
+    if weights == "link" and "ort" not in backends:
+        raise ValueError("--weights link goes with --backend ort: a TensorRT plan holds its weights itself")
 
 
-def _range_table(ranges: Ranges | None, recipe: Recipe, checkpoint: Checkpoint) -> dict[str, float]:
-    if ranges is None:
-        return {}
-    layers = checkpoint.transformer.num_layers
-    return {p: ranges.range_of(p) for stage in checkpoint.sources for p in recipe.points(stage, layers)}
+def _variant(
+    backend: str, types: Precision, attention: str | None, keep_base: Sequence[str], target: Sequence[str],
+    limits: Limits, described: Manifest, weights: str,
+) -> Variant:  # fmt: skip
+    engine = None
+    if backend != "ort":
+        targets = check_targets(target, types) if backend == "rtx" else ("native",)
+        engine = EngineOptions(backend, targets, size_ranges(limits, described.sizes.multiple))
+        _ = engine.version  # a package that is missing is named before the work starts
+    in_fp8 = types.activations_fp8 and (attention or ("base" if backend == "ort" else "fp8")) == "fp8"
+    recipe = Recipe(types.activations_fp8, in_fp8, tuple(keep_base))
+    return Variant(backend, types, recipe, engine, linked=weights == "link" or engine is not None)
 
 
-def _quantization(types: Precision, ranges: Ranges | None, recipe: Recipe) -> QuantizationSpec | None:
-    if not types.weights_fp8:
+def _run(
+    checkpoint: Checkpoint,
+    variants: Sequence[Variant],
+    ranges: Ranges | None,
+    partial: Path,
+    earlier: Ledger,
+    quiet: bool,
+) -> dict[Job, Finished]:
+    """Do all jobs that are not done yet. The weights that no job reads itself are read and hashed meanwhile."""
+    ledger = Ledger.read(partial)
+    jobs = [job for v in variants for job in jobs_of(list(checkpoint.sources), v.options(checkpoint, ranges), v.engine)]
+    finished: dict[Job, Finished] = {}
+    for job in jobs:
+        if found := ledger.take(job.name, job.key(checkpoint), earlier):
+            finished[job] = found
+            if not quiet:
+                print(f"{job.name:24}  unchanged, taken from an earlier build", file=sys.stderr)
+    todo = [job for job in jobs if job not in finished]
+    scan = Scan(tensor for job in todo if job.options.linked for tensor in checkpoint.stored(job.stage))
+    try:
+        for job in todo:
+            made, second = job.run(checkpoint, partial, quiet)
+            if second:
+                digests = scan.digests()
+                hashes = {path: FileSpec(made.files[path].size, digests[file]) for path, file in second.items()}
+                made = replace(made, files=made.files | hashes)
+            ledger.add(job.name, made)
+            finished[job] = made
+        scan.digests()
+    finally:
+        scan.close()
+    return {job: finished[job] for job in jobs}
+
+
+def _graphs(finished: dict[Job, Finished]) -> dict[str, GraphSpec]:
+    return {job.stage: decode(made.spec, GraphSpec, job.name) for job, made in finished.items() if job.engine is None}
+
+
+def _engines(variants: Sequence[Variant], finished: dict[Job, Finished]) -> dict[str, EngineSet]:
+    sets = {}
+    for variant in variants:
+        if (engine := variant.engine) is not None:
+            specs = {job.stage: decode(made.spec, EngineSpec, job.name) for job, made in finished.items()
+                     if job.engine == engine}  # fmt: skip
+            attention = "fp8" if variant.recipe.attention else "base"
+            sets[engine.name] = EngineSet(engine.backend, engine.targets, engine.version, attention, specs)
+    return sets
+
+
+def _quantization(variant: Variant, ranges: Ranges | None) -> QuantizationSpec | None:
+    if not variant.types.weights_fp8:
         return None
-    return QuantizationSpec(
-        ranges.algorithm if ranges else "none", "fp8" if recipe.attention else "base", recipe.keep_base
-    )
+    attention = "fp8" if variant.recipe.attention else "base"
+    return QuantizationSpec(ranges.algorithm if ranges else "none", attention, variant.recipe.keep_base)
 
 
-def _report(checkpoint: Checkpoint, types: Precision, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """How much of each stage, and of all, is float8."""
-    size = torch_dtype(types.compute).itemsize
-    stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]
-    shares = {stage: share(checkpoint, stage, recipe, size) for stage in stages}
-    total = reduce(add, shares.values())
-    return {name: part.to_dict() for name, part in (shares | {"all": total}).items()}
+def _files(partial: Path, finished: dict[Job, Finished], ranges: bool, report: bool) -> dict[str, FileSpec]:
+    """Every file of the bundle; those of the stages have been hashed already."""
+    files = {path: spec for made in finished.values() for path, spec in made.files.items()}
+    others = [TOKENIZER, LEDGER, *([RANGES] if ranges else []), *([REPORT] if report else [])]
+    return dict(sorted((files | {name: file_spec(partial / name) for name in others}).items()))
 
 
-def _check_space(checkpoint: Checkpoint, types: Precision, recipe: Recipe, output: Path) -> None:
-    needed = _SPARE_BYTES + sum(_stage_bytes(checkpoint, stage, types, recipe) for stage in checkpoint.sources)
-    folder = output.absolute().parent
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise OSError(f"the bundle needs {needed / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB left")
+def _remove_others(partial: Path, manifest: Manifest) -> None:
+    """Remove what an earlier build with other options has left in the directory."""
+    for file in list(partial.rglob("*")):
+        if not file.is_dir() and file.relative_to(partial).as_posix() not in manifest.files:
+            file.unlink()
 
 
-def _stage_bytes(checkpoint: Checkpoint, stage: str, types: Precision, recipe: Recipe) -> int:
-    """Bytes of a stage's weights: one for a float8 code and four for each row's scale, else the compute type's."""
-    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(types.stage(stage)))
-    coded: set[str] = set()
-    if types.weights_fp8 and not stage.startswith("vae_"):
-        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
-    return sum(
-        p.numel() + 4 * p.shape[0] if name in coded else p.numel() * p.element_size()
-        for name, p in module.named_parameters()
-    )
+def _report(checkpoint: Checkpoint, variants: Sequence[Variant], finished: dict[Job, Finished]) -> dict[str, Any]:
+    """How much of each stage, and of all, is float8; and what the engines are made of."""
+    report: dict[str, Any] = {}
+    first = variants[0]
+    if first.types.weights_fp8:
+        size = torch_dtype(first.types.compute).itemsize
+        stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]
+        shares = {stage: share(checkpoint, stage, first.recipe, size) for stage in stages}
+        total = reduce(add, shares.values())
+        report = {name: part.to_dict() for name, part in (shares | {"all": total}).items()}
+    engines: dict[str, dict[str, Any]] = {}
+    for job, made in finished.items():
+        if job.engine is not None:
+            engines.setdefault(job.engine.name, {})[job.stage] = made.report
+    return report | ({"engines": engines} if engines else {})
 
 
 def _verify(checkpoint: Path, quiet: bool) -> None:
     digests = recorded(checkpoint)
     total = sum(file.stat().st_size for file in digests if file.is_file())
-    with _bar("checksums", total, quiet) as bar:
+    with tqdm(desc=f"{'checksums':24}", total=total, unit="B", unit_scale=True, disable=quiet) as bar:
         verify_files(digests, bar.update)
-
-
-def _bar(description: str, total: int | None, quiet: bool) -> tqdm:
-    return tqdm(desc=f"{description:24}", total=total, unit="B", unit_scale=True, disable=quiet)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser(PROGRAM).parse_args(argv)
     return guard(PROGRAM, lambda: build(**vars(args)) and None)
 
 

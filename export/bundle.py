@@ -33,10 +33,12 @@ def check_directory(output: Path, overwrite: bool, what: str, replaceable: Calla
 
 
 @contextlib.contextmanager
-def unfinished(output: Path) -> Iterator[Path]:
-    """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it.
+def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it, or
+    `keep` says that what is in it is worth keeping.
 
-    What a killed build left there is removed first. A build that is still running holds a lock on it.
+    What an earlier build left there is removed first, unless `keep` says so of it as well. A build that is still
+    running holds a lock on it.
     """
     partial = output.absolute().with_name(f".{output.absolute().name}.partial")
     lock = partial.with_suffix(".lock")
@@ -50,18 +52,19 @@ def unfinished(output: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise FileExistsError(f"another build is writing {output}") from None
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            if not keep(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(exist_ok=True)
             yield partial
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not keep(partial):
+                shutil.rmtree(partial, ignore_errors=True)
             lock.unlink(missing_ok=True)
 
 
-def file_specs(directory: Path) -> dict[str, FileSpec]:
-    """Size and hash of every file below `directory`."""
-    files = sorted(file for file in directory.rglob("*") if file.is_file())
-    return {file.relative_to(directory).as_posix(): FileSpec(file.stat().st_size, sha256(file)) for file in files}
+def file_spec(file: Path) -> FileSpec:
+    """Size and hash of a file."""
+    return FileSpec(file.stat().st_size, sha256(file))
 
 
 def publish(partial: Path, manifest: Manifest, output: Path) -> None:

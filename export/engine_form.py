@@ -222,5 +222,3 @@ def _constant(graph: ir.Graph, name: str, numbers: np.ndarray) -> ir.Value:
         value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(numbers.shape)
         graph.initializers[name] = value
     return graph.initializers[name]
-
-

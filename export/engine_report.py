@@ -17,12 +17,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt, prod
 
 from export.kernels import BYTES, SYNCHRONISATION, Kernel, Tensor
 
 QKV = ("attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-GATE_AND_UP = ("feed_forward.w13", "feed_forward.w1", "feed_forward.w3", "mlp.gate_proj", "mlp.up_proj")
+GATE_AND_UP = (
+    "feed_forward.w13",
+    "feed_forward.w1",
+    "feed_forward.w3",
+    "mlp.gate_up_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+)
 OTHERS = ("attention.o", "self_attn.o_proj", "feed_forward.w2", "mlp.down_proj")
 """Products of a block, as the weights' modules are called in the transformers and in the text encoder."""
 _FLOATS = ("BFloat16", "Half", "Float")
@@ -217,7 +225,7 @@ def _block_kernels(running: Sequence[Kernel], names: dict[Kernel, set[tuple[str,
     ordered = [starts[block] for block in sorted(starts)]
     if not ordered:
         ordered = [position for position, kernel in enumerate(running) if kernel.is_attention]
-    return tuple(end - start for start, end in zip(ordered, ordered[1:], strict=False))
+    return tuple(end - start for start, end in pairwise(ordered))
 
 
 def _most(names: dict[Kernel, set[tuple[str, int, str]]], group: Sequence[str]) -> int:

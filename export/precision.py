@@ -10,9 +10,9 @@ Compute = Literal["float32", "float16", "bfloat16"]
 BASES: dict[str, Compute] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Base types: what is not float8 in a float8 bundle, and the other precisions themselves."""
 
-DEFAULT_BASE = {"ort": "fp32"}
+DEFAULT_BASE = {"ort": "fp32", "rtx": "bf16", "tensorrt": "bf16"}
 """Base type of a float8 bundle for each backend. ONNX Runtime multiplies float8 weights out on a CPU, and float32 is
-what a CPU computes fastest and exactly."""
+what a CPU computes fastest and exactly. TensorRT's fused kernels want 16 bits, and bfloat16 is the model's own type."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,13 @@ def precision_of(name: str, base: str | None, backend: str) -> Precision:
     if not name.startswith("fp8"):
         if base is not None:
             raise ValueError(f"--base {base} goes with the fp8 precisions only, and --precision is {name}")
+        if name == "fp32" and backend != "ort":
+            raise ValueError(f"--precision fp32 is for ort; the fused kernels of {backend} want fp8, bf16 or fp16")
         return Precision(BASES[name])
-    return Precision(BASES[base or DEFAULT_BASE[backend]], weights_fp8=True, activations_fp8=name == "fp8")
+    base = base or DEFAULT_BASE[backend]
+    if base == "fp32" and backend != "ort":
+        raise ValueError(f"--base fp32 is for ort; the fused kernels of {backend} want bf16 or fp16")
+    return Precision(BASES[base], weights_fp8=True, activations_fp8=name == "fp8")
 
 
 def torch_dtype(compute: Compute) -> torch.dtype:

@@ -41,9 +41,7 @@ FP8 = ir.DataType.FLOAT8E4M3FN
 Form = Literal["ort", "trt"]
 
 
-def quantize_weights(
-    model: ir.Model, sources: Sources, weights: Iterable[str], form: Form
-) -> None:
+def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form) -> None:
     """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales."""
     graph = model.graph
     for name in weights:

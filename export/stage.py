@@ -34,8 +34,13 @@ class StageOptions:
     """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
 
 
-def export_stage(checkpoint: Checkpoint, stage: str, options: StageOptions, folder: Path, quiet: bool) -> GraphSpec:
+def export_stage(
+    checkpoint: Checkpoint, stage: str, options: StageOptions, folder: Path, quiet: bool
+) -> tuple[GraphSpec, dict[Path, Path]]:
     """Trace one stage and write its graph and weights into ``onnx`` below `folder`, with a progress bar.
+
+    Returns:
+        What the manifest says of the graph, and the names and origins of files that it shares with the checkpoint.
 
     Raises:
         OSError: the files cannot be written.
@@ -48,13 +53,13 @@ def export_stage(checkpoint: Checkpoint, stage: str, options: StageOptions, fold
         bar.set_description(f"{stage + ': writing':24}")
         onnx = folder / "onnx" / f"{stage}.onnx"
         try:
-            weights.save(model, onnx, bar.update)
+            linked = weights.save(model, onnx, bar.update, weights.second_name)
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
         bar.set_description(f"{stage:24}")
     compute = options.precision.stage(stage)
-    return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,))
+    return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,)), linked
 
 
 def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:

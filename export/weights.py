@@ -6,6 +6,7 @@ them, they need not be written at all: a *linked* graph points at the safetensor
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,38 +77,51 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
-def save(model: ir.Model, file: Path, progress: Callable[[int], None]) -> None:
-    """Write `file`, and the tensors of the model beside it in ``weights``: the linked ones as links to their files, the
-    others in one new file.
+def save(
+    model: ir.Model, file: Path, progress: Callable[[int], None], place: Callable[[Path, Path], None] = os.symlink
+) -> dict[Path, Path]:
+    """Write `file`, and the tensors of the model beside it in ``weights``: the linked ones stay in their files, which
+    `place` gives a second name there, the others in one new file.
 
     Calls `progress` with the number of bytes of each tensor before it is written.
+
+    Returns:
+        The second names, and the files that they are of.
     """
     folder = file.parent / WEIGHTS
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[ir.Value] = []
+    linked: dict[Path, Path] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
-            value.const_value = _link(tensor, folder)
+            target = Path(tensor.path).resolve()
+            name = folder / f"{target.parent.name}-{target.name}"  # files of several folders have the same name
+            if name not in linked:
+                linked[name] = target
+                if not name.exists():
+                    place(target, name)
+            value.const_value = ir.ExternalTensor(
+                f"{WEIGHTS}/{name.name}", tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape,
+                name=str(tensor.name), base_dir=file.parent,
+            )  # fmt: skip
         elif tensor is not None and tensor.nbytes > _EMBEDDED_BYTES:
             written.append(value)
-    data = f"{WEIGHTS}/{file.stem}.data"
-    tensors = [value.const_value for value in written]
-    external = convert_tensors_to_external(
-        tensors, file.parent, data, callback=lambda tensor, _: progress(tensor.nbytes)
-    )
-    for value, tensor in zip(written, external, strict=True):
-        value.const_value = tensor
+    if written:
+        tensors = [value.const_value for value in written if value.const_value is not None]
+        data = f"{WEIGHTS}/{file.stem}.data"
+        external = convert_tensors_to_external(
+            tensors, file.parent, data, callback=lambda tensor, _: progress(tensor.nbytes)
+        )
+        for value, tensor in zip(written, external, strict=True):
+            value.const_value = tensor
     ir.save(model, file)
+    return linked
 
 
-def _link(tensor: ir.ExternalTensor, folder: Path) -> ir.ExternalTensor:
-    """The same tensor by a name inside `folder`; files of several folders have the same name."""
-    target = Path(tensor.path).resolve()
-    linked = folder / f"{target.parent.name}-{target.name}"
-    if not linked.exists():
-        os.symlink(target, linked)
-    return ir.ExternalTensor(
-        f"{WEIGHTS}/{linked.name}", tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape,
-        name=str(tensor.name), base_dir=folder.parent,
-    )  # fmt: skip
+def second_name(file: Path, name: Path) -> None:
+    """A hard link, or a copy where the disks differ. A symbolic link would leave the bundle, which no reader allows."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)

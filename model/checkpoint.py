@@ -46,6 +46,10 @@ class Known:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
 
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        return ()
+
     def read(self) -> Tensor:
         """The parameter in float32."""
         return self.value
@@ -73,6 +77,15 @@ class Checkpoint:
         """The stage's module with parameters on the meta device (shapes only), in evaluation mode."""
         with torch.device("meta"):
             return _build(stage, self.transformer, self.text_encoder, self.autoencoder)
+
+    def stored(self, stage: str) -> set[StoredTensor]:
+        """The stored tensors that a stage is read from."""
+        return {tensor for source in self.sources[stage].values() for tensor in source.stored}
+
+    def stamp(self, stage: str) -> list[tuple[str, int, int]]:
+        """Name, size in bytes and time of change in ns of the files that a stage is read from."""
+        files = {tensor.file for tensor in self.stored(stage)}
+        return sorted((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
     def load(self, stage: str) -> nn.Module:
         """The stage's module in float32 on the CPU, weights loaded."""

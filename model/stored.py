@@ -107,6 +107,11 @@ class Source:
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]) if self.parts[0].shape else ()
 
     @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """All that it is read from."""
+        return self.parts + self.scales
+
+    @property
     def coded(self) -> bool:
         """Whether the checkpoint holds float8 codes and row scales for it."""
         return bool(self.scales)
@@ -140,6 +145,10 @@ class Joined:
     @property
     def shape(self) -> tuple[int, ...]:
         return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        return tuple(tensor for source in self.sources for tensor in source.stored)
 
     @property
     def coded(self) -> bool:

@@ -1,0 +1,132 @@
+"""One stage of a checkpoint to one TensorRT plan of a bundle."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+from tqdm import tqdm
+
+from export import weights
+from export.bundle import file_spec
+from export.engine import Built, build_plan, load_package
+from export.engine_report import Build, Wanted, audit, report
+from export.graphs import graph_record
+from export.kernels import parse_kernels
+from export.memory import PeakMemory
+from export.profile import shapes, used
+from export.recipe import PRODUCTS
+from export.stage import StageOptions, stage_graph
+from model.checkpoint import Checkpoint
+from runtime.manifest import EngineSpec, FileSpec, SizeRange
+
+_POINT = re.compile(rf"(\w+)\.(layers\.\d+\.({'|'.join(map(re.escape, PRODUCTS))}))_scale")
+"""Name of the scale of a quantized activation."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is the same for all engines of a set."""
+
+    backend: Literal["rtx", "tensorrt"]
+    targets: tuple[str, ...]
+    sizes: Mapping[str, SizeRange]
+
+    @property
+    def name(self) -> str:
+        """Of the set, and of its folder."""
+        return "-".join((self.backend, *self.targets))
+
+    @property
+    def version(self) -> str:
+        """Of the package that builds."""
+        return str(load_package(self.backend).__version__)
+
+
+def build_engine(
+    checkpoint: Checkpoint, stage: str, options: StageOptions, engine: EngineOptions, folder: Path, quiet: bool
+) -> tuple[EngineSpec, dict[str, FileSpec], dict[str, Any]]:
+    """Write one plan into ``engines`` below `folder`.
+
+    Returns:
+        What the manifest says of the engine, its files, and its report.
+
+    Raises:
+        RuntimeError: the builder refuses the graph, or the engine is not what was asked for: an attention that is not
+            one kernel, a product of a block that is not float8; the message names the layer.
+        OSError: the plan cannot be written.
+    """
+    record = graph_record(stage, checkpoint)
+    relative = f"engines/{engine.name}/{stage}.plan"
+    plan, scratch = folder / relative, folder / "scratch"
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    plan.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    ranges = used(record.inputs, engine.sizes)
+    with (
+        tqdm(desc=f"{stage + ': tracing':24}", disable=quiet, bar_format="{desc} {elapsed}") as bar,
+        PeakMemory() as memory,
+    ):
+        model = stage_graph(checkpoint, stage, options)
+        size = weights.weight_bytes(model)
+        weights.save(model, scratch / f"{stage}.onnx", lambda _: None)
+        wanted = _wanted(model, stage, options)
+        del model
+        built = build_plan(
+            scratch / f"{stage}.onnx",
+            plan,
+            engine.backend,
+            engine.targets,
+            shapes(record.inputs, ranges),
+            _shown(bar, stage),
+        )
+        bar.set_description(f"{engine.name + ' ' + stage:24}")
+    shutil.rmtree(scratch)
+    kernels = parse_kernels(built.log)
+    if problems := audit(kernels, wanted):
+        plan.unlink()
+        raise RuntimeError(f"the engine of {stage} is not what was asked for: {'; '.join(problems[:5])}")
+    described = report(_build(stage, options, engine, ranges, built, size, memory.peak), kernels)
+    listing = plan.with_suffix(".kernels.json")
+    listing.write_text(json.dumps([asdict(kernel) for kernel in kernels], separators=(",", ":")) + "\n", "utf-8")
+    spec = EngineSpec(
+        relative, options.precision.stage(stage), record.inputs, (record.output,), dict(ranges), built.activation_bytes
+    )
+    files = {relative: FileSpec(built.size, built.sha256), listing.relative_to(folder).as_posix(): file_spec(listing)}
+    return spec, files, asdict(described)
+
+
+def _build(
+    stage: str, options: StageOptions, engine: EngineOptions, ranges: Mapping[str, SizeRange], built: Built, size: int,
+    peak: int,
+) -> Build:  # fmt: skip
+    rows = next((ranges[name].optimum for name in ("L", "N", "T") if name in ranges), 0)
+    return Build(
+        stage, engine.backend, engine.targets, engine.version, "fp8" if options.recipe.attention else "base", rows,
+        built.size, size, peak, built.seconds,
+    )  # fmt: skip
+
+
+def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:
+    """One kernel for every attention that may not be taken apart, and float8 in all products that the recipe says."""
+    attentions = [
+        str(node.name) for node in model.graph
+        if node.op_type.endswith("Attention") and "TRT_decomposable" not in node.attributes
+    ]  # fmt: skip
+    in_fp8 = [str(node.name) for node in model.graph if node.op_type == "TRT_QuantizedAttention"]
+    products = []
+    for name in model.graph.initializers:
+        if (found := _POINT.fullmatch(name)) and found[1] == stage:
+            products.append(found[2].replace("feed_forward.w1", "feed_forward.w13"))
+    return Wanted(tuple(attentions), tuple(in_fp8), tuple(products))
+
+
+def _shown(bar: tqdm, stage: str) -> Any:
+    def show(phase: str, step: int, steps: int) -> None:
+        bar.set_description(f"{stage + ': ' + phase.lower():24.60} {step}/{steps}")
+
+    return show

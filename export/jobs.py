@@ -1,0 +1,70 @@
+"""The work of a build: one job for each stage and backend."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.bundle import file_spec
+from export.engine_stage import EngineOptions, build_engine
+from export.ledger import Finished, key_of
+from export.stage import StageOptions, export_stage
+from model.checkpoint import Checkpoint
+from runtime.manifest import EngineSpec, FileSpec, GraphSpec
+
+_FIRST = ("dit_cond", "dit_uncond")
+"""Engines of these are built first: joined weights then lie where the others' plans will be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One stage for one backend."""
+
+    stage: str
+    options: StageOptions
+    engine: EngineOptions | None = None
+    """None for ONNX Runtime."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine.name if self.engine else 'ort'}/{self.stage}"
+
+    def key(self, checkpoint: Checkpoint) -> str:
+        """Of everything that the stage is made from; files count by name, size and time of change."""
+        return key_of(
+            {
+                "stage": self.stage, "options": self.options, "engine": self.engine,
+                "engine version": self.engine and self.engine.version,
+                "configuration": (checkpoint.transformer, checkpoint.text_encoder, checkpoint.autoencoder),
+                "weights": checkpoint.stamp(self.stage),
+            }
+        )  # fmt: skip
+
+    def run(self, checkpoint: Checkpoint, folder: Path, quiet: bool) -> tuple[Finished, dict[str, Path]]:
+        """Make the stage's files in `folder`; also the paths that are second names of checkpoint files."""
+        report: dict[str, Any] = {}
+        linked: dict[Path, Path] = {}
+        if self.engine is None:
+            graph, linked = export_stage(checkpoint, self.stage, self.options, folder, quiet)
+            spec = _plain(graph)
+            own = [folder / graph.onnx, folder / "onnx" / "weights" / f"{self.stage}.data"]
+            files = {file.relative_to(folder).as_posix(): file_spec(file) for file in own if file.exists()}
+        else:
+            plan, files, report = build_engine(checkpoint, self.stage, self.options, self.engine, folder, quiet)
+            spec = _plain(plan)
+        second = {name.relative_to(folder).as_posix(): file for name, file in linked.items()}
+        # Their hashes are known when the scan of the checkpoint is done.
+        files |= {path: FileSpec(file.stat().st_size, "") for path, file in second.items()}
+        return Finished(self.key(checkpoint), spec, report, files), second
+
+
+def _plain(spec: GraphSpec | EngineSpec) -> dict[str, Any]:
+    """As JSON has it: lists instead of tuples."""
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def jobs_of(stages: Sequence[str], options: StageOptions, engine: EngineOptions | None) -> list[Job]:
+    """The jobs of one backend, in the order in which they are best done."""
+    first = [stage for stage in stages if stage in _FIRST] if engine else []
+    return [Job(stage, options, engine) for stage in (*first, *(stage for stage in stages if stage not in first))]

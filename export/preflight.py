@@ -1,0 +1,99 @@
+"""What a build needs, said and checked before it starts."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.precision import Precision, torch_dtype
+from export.recipe import Recipe, quantized_weights
+from model.checkpoint import Checkpoint
+from model.layers import set_compute_dtype
+
+_SPARE_BYTES = 64 << 20
+"""Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
+_PROCESS_BYTES = 1 << 30
+"""Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
+_ENGINE_FACTOR = 1.2
+"""Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
+_TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
+"""For the estimate of the time: tracing of the text encoder and the transformers, and what follows, on two cores."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one build."""
+
+    disk: int
+    """Bytes that the bundle takes."""
+    scratch: int
+    """Bytes beside it for a while."""
+    memory: int
+    """Peak of anonymous memory in bytes."""
+    seconds: float
+    """A rough estimate on two cores."""
+
+    def __str__(self) -> str:
+        return (
+            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory and about "
+            f"{_duration(self.seconds)}"
+        )
+
+
+def check_needs(needs: Needs, output: Path) -> None:
+    """Raise OSError or MemoryError unless disk and memory suffice."""
+    folder = output.absolute().parent
+    if (free := shutil.disk_usage(folder).free) < needs.disk + needs.scratch:
+        raise OSError(
+            f"the bundle needs {(needs.disk + needs.scratch) / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB "
+            "left"
+        )
+    if (available := available_memory()) < needs.memory:
+        raise MemoryError(
+            f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
+            "other programs or add swap"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this machine can give to a process without swapping."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo does not say how much memory is available")
+
+
+def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
+    """Bytes of a stage's weights: one for a float8 code and four for each row's scale, else the compute type's."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
+    coded: set[str] = set()
+    if precision.weights_fp8 and not stage.startswith("vae_"):
+        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
+    return sum(
+        p.numel() + 4 * p.shape[0] if name in coded else p.numel() * p.element_size()
+        for name, p in module.named_parameters()
+    )
+
+
+def needs_of(backend: str, weights: dict[str, int], linked: bool) -> Needs:
+    """What the stages with `weights` bytes need for one backend; `linked` weights take no disk."""
+    total, largest = sum(weights.values()), max(weights.values(), default=0)
+    engines = backend != "ort"
+    memory = _PROCESS_BYTES + (int(_ENGINE_FACTOR * largest) if engines else 0)
+    # Half of a stage's weights are joined before an engine is built from them.
+    scratch = largest // 2 if engines else 0
+    return Needs(
+        _SPARE_BYTES + (0 if linked and not engines else total), scratch, memory,
+        _TRACE_SECONDS + total / _BYTES_PER_SECOND[backend],
+    )  # fmt: skip
+
+
+def together(needs: list[Needs]) -> Needs:
+    """What several backends need, one after another."""
+    return Needs(
+        sum(n.disk for n in needs), max(n.scratch for n in needs), max(n.memory for n in needs),
+        sum(n.seconds for n in needs),
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
