@@ -9,8 +9,8 @@ the order of their launches; no GPU is needed (TensorRT-RTX 1.7.1):
 ``gemm`` is a matrix product and ``correlation`` a convolution; ``runtime_fusion`` is either of them with what happens
 to its operands or its result, such as a weight that is dequantised on the way. ``kgen`` is a generated kernel of
 whatever else was fused, the fused attention among them. ``signal`` and ``wait`` order the streams and
-``shape_call`` computes sizes on the host; none of the three is a kernel, but the listing has them. The names of fused ones tell their
-operations, shortened to four letters; names that became too long are cut and end in ``Etc``.
+``shape_call`` computes sizes on the host; none of the three is a kernel, but the listing has them. The names of fused
+ones tell their operations, shortened to four letters; names that became too long are cut and end in ``Etc``.
 """
 
 import re

@@ -89,6 +89,8 @@ def read_json(file: Path) -> dict:
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 CODE_TYPE = "F8_E4M3"
+_NAN_CODE = 0x7F
+"""All bits but the sign: e4m3's only value that is no number."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Source:
         codes = [part.read() for part in self.parts]
         scales = [_checked(scale, scale.read().float()) for scale in self.scales]
         for part, values in zip(self.parts, codes, strict=True):
-            _checked(part, values.float())
+            if ((values.view(torch.uint8) & _NAN_CODE) == _NAN_CODE).any():
+                raise CheckpointError(f"{part.file}: {part.name} holds NaN; the file is damaged")
         for stored, scale in zip(self.scales, scales, strict=True):
             if not (scale > 0).all():
                 raise CheckpointError(f"{stored.file}: {stored.name} holds a scale that is not above 0")

@@ -23,9 +23,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from calibration.points import tensor_names
+from calibration.ranges import Model, Prompts, Ranges, TensorRange, write_ranges
 from export.bundle import check_directory, rename, unfinished
 from export.demo_model import DEMO_CHECKPOINT
 from model.autoencoder import AutoencoderConfig, DecoderStage, EncoderStage
+from model.checkpoint import open_checkpoint
+from model.fingerprint import fingerprint
 from model.fp8 import E4M3_MAX
 from model.text_encoder import TextEncoderConfig, TextStage
 from model.transformer import Ideogram4Transformer, TransformerConfig
@@ -82,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     option("--dtype", choices=("fp8", "bf16"), default="fp8", help="of Linear weights (default: %(default)s)")
     option("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
         help=f"folders to write, of {', '.join(PARTS)} (default: all)")  # fmt: skip
+    option("--ranges", type=Path, metavar="FILE",
+        help="also write activation ranges, all alike, for builds that nobody makes pictures with")  # fmt: skip
     option("--seed", type=int, default=0, metavar="N", help="of the weights (default: %(default)s)")
     option("--output", type=Path, required=True, metavar="DIR", help="directory to write; it must not exist")
     option("--quiet", action="store_true", help="no progress bar")
@@ -111,6 +117,16 @@ def make_checkpoint(args: argparse.Namespace) -> None:
         index = {"_class_name": "Ideogram4Pipeline"} | ({} if args.size == "full" else {"sizes": {"default": 256}})
         _write_json(partial / "model_index.json", index)
         rename(partial, args.output)
+    if args.ranges:
+        write_ranges(_ranges(args.output), args.ranges)
+
+
+def _ranges(directory: Path) -> Ranges:
+    """A range of 8 for every activation: normed and rotated values of variance 1 rarely leave it."""
+    checkpoint = open_checkpoint(directory)
+    model = Model(directory.resolve().name, fingerprint(checkpoint))
+    tensors = dict.fromkeys(tensor_names(checkpoint), TensorRange(8.0, 8.0, 8.0, 1))
+    return Ranges(model, "max", 100.0, Prompts(0, ""), None, 0, 0, 0, 0, tensors)
 
 
 def _pieces(

@@ -1,0 +1,298 @@
+"""Engines, really built by TensorRT-RTX for Ada and Blackwell without either, and what they are made of.
+
+The kernels are those of TensorRT-RTX 1.7.1.116, which the test environment pins. A number that is smaller than the
+stated one after a change is good news: state it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import tensorrt_rtx
+import torch
+from processes import ROOT, shell_code, start
+
+from export import weights
+from export.build import main
+from export.demo_model import DEMO_CHECKPOINT
+from export.engine import build_plan
+from export.engine_stage import EngineOptions, build_engine
+from export.graphs import graph_record
+from export.ledger import LEDGER
+from export.precision import precision_of
+from export.profile import Limits, size_ranges
+from export.recipe import Recipe
+from export.stage import StageOptions, export_stage, stage_graph
+from export.targets import TARGETS
+from export.trace import trace
+from model.checkpoint import Known, open_checkpoint
+from model.layers import set_compute_dtype
+from runtime.integrity import check_files
+from runtime.manifest import read_manifest
+
+BOTH = ("sm89", "sm120")
+BLOCK_KERNELS = {"fp8": 12, "base": 12}
+"""Kernels of a transformer block at the real width, by the attention's type; see `export.engine_form`."""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A checkpoint of two blocks of the real width: 4608, 18 heads of 256."""
+    directory = tmp_path_factory.mktemp("wide") / "checkpoint"
+    command = [sys.executable, "scripts/make_checkpoint.py", "--size", "wide", "--quiet", "--output", directory,
+               "--parts", "transformer", "text_encoder", "vae"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    return open_checkpoint(directory)
+
+
+def stage_options(checkpoint, stage, attention, precision="fp8", linked=True, base="bf16"):
+    types = precision_of(precision, base if precision.startswith("fp8") else None, "rtx")
+    recipe = Recipe(types.activations_fp8, types.activations_fp8 and attention == "fp8")
+    points = recipe.points(stage, checkpoint.transformer.num_layers)
+    return StageOptions(types, recipe, dict.fromkeys(points, 8.0), "trt", linked)
+
+
+def engine(checkpoint, stage, folder, attention="fp8", targets=BOTH, precision="fp8"):
+    """The report of an engine of one stage."""
+    sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
+    options = stage_options(checkpoint, stage, attention, precision)
+    return build_engine(checkpoint, stage, options, EngineOptions("rtx", targets, sizes), folder, quiet=True)
+
+
+@pytest.mark.parametrize("targets", [BOTH, ("sm89",), ("sm120",)], ids="+".join)
+@pytest.mark.parametrize("attention", ["fp8", "base"])
+def test_blocks_of_the_real_width(wide, tmp_path, attention, targets):
+    spec, files, report = engine(wide, "dit_cond", tmp_path, attention, targets)
+    assert set(report["block_kernels"]) == {BLOCK_KERNELS[attention]}
+    assert report["synchronisations"] == 0 and report["streams"] == 1
+    assert report["qkv_products"] == report["gate_products"] == 1
+    assert report["attentions"]["types"] == {"fp8" if attention == "fp8" else "bf16": 2}
+    assert report["unfused"]["types"] == {}
+    assert report["products"]["types"]["fp8"] == 2 * 4, "qkv, o, w13 and w2 of two blocks"
+    assert report["copies"] == 0, "no weight is written back in 16 bits"
+    products = report["products"]
+    assert products["operations_fp8"] / products["operations"] > 0.99
+    plan = tmp_path / spec.plan
+    assert plan.stat().st_size == files[spec.plan].size < 1.02 * report["build"]["weight_bytes"]
+
+
+@pytest.fixture(scope="module")
+def rtx_bundle(tmp_path_factory):
+    """The demo's bundle with ONNX graphs and engines side by side, made by the command."""
+    directory = tmp_path_factory.mktemp("rtx") / "bundle"
+    arguments = ["--precision", "fp8", "--backend", "ort", "rtx", "--target", *BOTH, "--output", str(directory)]
+    assert main([*arguments, "--quiet"]) == 0
+    return directory
+
+
+def test_bundle_holds_graphs_and_engines(rtx_bundle):
+    manifest = read_manifest(rtx_bundle)
+    check_files(rtx_bundle, manifest.files)
+    (engines,) = manifest.engines.values()
+    assert (engines.backend, engines.targets, engines.version) == ("rtx", BOTH, "1.7.1.116")
+    assert engines.attention == "fp8" and manifest.quantization.attention == "base"
+    assert set(engines.graphs) == set(manifest.graphs) == manifest.stages
+    assert {spec.compute for spec in engines.graphs.values()} == {"bfloat16"}
+    decoder = engines.graphs["vae_decoder"]
+    assert decoder.sizes["grid_h"].minimum == manifest.sizes.minimum // 16 and decoder.activation_bytes > 0
+
+
+def test_engines_of_the_demo(rtx_bundle):
+    report = json.loads((rtx_bundle / "report.json").read_text())["engines"]["rtx-sm89-sm120"]
+    for stage in ("dit_cond", "dit_uncond"):
+        assert report[stage]["copies"] == 0 and report[stage]["gate_products"] == report[stage]["qkv_products"] == 1
+        assert set(report[stage]["attentions"]["types"]) == {"fp8"}
+        assert report[stage]["products"]["types"]["fp8"] == 4 * 4
+    assert report["text_encoder"]["copies"] == 0
+    assert report["text_encoder"]["attentions"]["types"] == {"bf16": 36}
+
+
+def test_a_second_build_takes_everything_from_the_first(rtx_bundle, tmp_path, capsys):
+    """Nothing is traced or built: the files are the old ones under second names."""
+    copy = Path(shutil.copytree(rtx_bundle, tmp_path / "bundle"))
+    before = {f: (copy / f).stat().st_ino for f in read_manifest(copy).files if f.endswith((".plan", ".data"))}
+    arguments = ["--precision", "fp8", "--backend", "ort", "rtx", "--target", *BOTH, "--output", str(copy)]
+    assert main([*arguments, "--overwrite"]) == 0
+    assert capsys.readouterr().err.count("unchanged, taken from an earlier build") == 10
+    assert {f: (copy / f).stat().st_ino for f in before} == before
+    check_files(copy, read_manifest(copy).files)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp8-weight-only"])
+def test_other_precisions(tmp_path, precision):
+    """Attention is one kernel in each; `build_engine` fails otherwise."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    targets = ("sm75",) if precision == "fp16" else ("sm86",) if precision == "bf16" else BOTH
+    _, _, report = engine(checkpoint, "dit_uncond", tmp_path, "base", targets, precision)
+    assert report["attentions"]["types"] == {"fp16" if precision == "fp16" else "bf16": 4}
+    assert report["copies"] == 0
+
+
+@pytest.mark.parametrize("stage", ["dit_cond", "text_encoder", "vae_decoder"])
+def test_both_forms_compute_the_same(tmp_path, stage):
+    """TensorRT's form differs in joined products, row scales behind them and sums for single rows: not in the result.
+
+    In float32, where ONNX Runtime can run it; with the attention in the base type, since float8's is TensorRT's own
+    operator. The order of sums differs, and a float8 code that falls on the other side of a tie moves the result by a
+    step; on these weights none does.
+    """
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    random = np.random.default_rng(3)
+    feeds = {
+        "dit_cond": {
+            "latents": random.standard_normal((2, 12, 128)), "timestep": np.array([0.3, 0.8]),
+            "rope_cos": np.cos(random.random((17, 64))), "rope_sin": np.sin(random.random((17, 64))),
+            "text": random.standard_normal((2, 5, checkpoint.transformer.hidden_size)),
+        },
+        "text_encoder": {"input_ids": random.integers(0, 1000, (1, 9))},
+        "vae_decoder": {"latents": random.standard_normal((1, 3, 4, 128))},
+    }[stage]  # fmt: skip
+    feeds = {name: a if a.dtype == np.int64 else a.astype(np.float32) for name, a in feeds.items()}
+    results = []
+    for form in ("ort", "trt"):
+        options = stage_options(checkpoint, stage, "base", "fp8-weight-only", linked=False, base="fp16")
+        options = replace(options, form=form, precision=replace(options.precision, compute="float32"))
+        spec, _ = export_stage(checkpoint, stage, options, tmp_path / form, quiet=True)
+        session_options = onnxruntime.SessionOptions()
+        session_options.add_session_config_entry("session.disable_quant_qdq", "1")
+        session = onnxruntime.InferenceSession(tmp_path / form / spec.onnx, session_options)
+        results.append(session.run(None, feeds)[0].astype(np.float64))
+    bound = 1 if stage == "vae_decoder" else 1e-5 * np.abs(results[0]).max()  # a byte may round the other way
+    assert np.abs(results[0] - results[1]).max() <= bound
+    assert np.abs(results[0]).max() > 0
+
+
+def test_documented_differences_are_the_only_ones():
+    """Operators of the two forms, counted."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    options = stage_options(checkpoint, "dit_uncond", "base")
+    counts = {}
+    for form in ("ort", "trt"):
+        operators = [node.op_type for node in stage_graph(checkpoint, "dit_uncond", replace(options, form=form)).graph]
+        counts[form] = {kind: operators.count(kind) for kind in set(operators)}
+    layers = checkpoint.transformer.num_layers
+    rows = layers + 4  # adaln_modulation of every block and of the end, adaln_proj, two of the time embedding
+    assert counts["ort"]["MatMul"] + counts["ort"]["Gemm"] - counts["trt"]["MatMul"] - counts["trt"].get("Gemm", 0) == (
+        layers + rows
+    ), "w1 and w3 are one product, and single rows are sums"
+    assert counts["trt"]["ReduceSum"] == rows
+    assert counts["trt"]["Attention"] == counts["ort"]["Attention"] == layers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--precision", "fp8", "--target", "sm90"), "--target 'sm90' is not known, wanted some of sm75, sm80, sm86"),
+        (("--precision", "fp8", "--target", "sm86"), r"sm86 (Ampere: RTX 30) cannot compute in float8"),
+        (("--precision", "fp8-weight-only", "--target", "sm80"), "Choose --precision fp16 or bf16 for it"),
+        (("--precision", "bf16", "--target", "sm75"), "sm75 (Turing: RTX 20) cannot compute in bfloat16"),
+        (("--precision", "fp32",), "--precision fp32 is for ort; the fused kernels of rtx want fp8, bf16 or fp16"),
+        (("--precision", "fp8", "--base", "fp32"), "--base fp32 is for ort"),
+        (("--precision", "bf16", "--min-size", "100"), "--min-size is 100, wanted a multiple of 16 from 256 to 2048"),
+        (("--precision", "bf16", "--min-size", "1024"), "--min-size 1024, --opt-size 256 and --max-size 2048 are not"),
+        (("--precision", "bf16", "--max-batch", "0"), "--max-batch is 0, wanted 1 to 64"),
+        (("--precision", "bf16", "--weights", "link"), "--weights link goes with --backend ort"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(tmp_path, capsys, arguments, message):
+    assert main(["--backend", "rtx", "--output", str(tmp_path / "bundle"), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_package_that_is_not_installed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert main(["--backend", "rtx", "--precision", "bf16", "--output", str(tmp_path / "bundle")]) == 1
+    error = capsys.readouterr().err
+    assert "TensorRT-RTX is not installed" in error and "ideogram4-trt[export,rtx]" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_target_is_one_of_the_package():
+    assert all(hasattr(tensorrt_rtx.ComputeCapability, name.upper()) for name in TARGETS)
+
+
+@pytest.fixture
+def small_graph(tmp_path):
+    """The demo's unconditional transformer in TensorRT's form, and the shapes to build it for."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    options = stage_options(checkpoint, "dit_uncond", "base", "bf16", linked=False)
+    spec, _ = export_stage(checkpoint, "dit_uncond", options, tmp_path, quiet=True)
+    shapes = {"latents": (1, 64, 128), "timestep": (1,), "rope_cos": (64, 64), "rope_sin": (64, 64)}
+    return tmp_path / spec.onnx, {name: (shape, shape, shape) for name, shape in shapes.items()}
+
+
+def test_full_disk_leaves_no_plan(small_graph, tmp_path, monkeypatch):
+    """Writing fails half-way, as on a disk that fills up."""
+    onnx, shapes = small_graph
+    real = Path.open
+
+    class Full:
+        def __init__(self, stream):
+            self.stream, self.left = stream, 100_000
+
+        def write(self, data):
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(28, "No space left on device")
+            return self.stream.write(data)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.stream.close()
+
+    def opened(file, *arguments, **named):
+        stream = real(file, *arguments, **named)
+        return Full(stream) if arguments == ("xb",) else stream
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(OSError, match=r"cannot write x.plan: No space left on device"):
+        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), shapes)
+    assert not (tmp_path / "x.plan").exists()
+
+
+def test_refused_graph_names_the_layer(tmp_path):
+    """A head of 288 has no fused kernel, and only the VAE's attention may be taken apart."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    wider = replace(checkpoint.transformer, attention_head_dim=288, mrope_section=(48, 48, 48))
+    changed = replace(checkpoint, transformer=wider)
+    module = set_compute_dtype(changed.module("dit_uncond"), torch.bfloat16)
+    model = trace(module, graph_record("dit_uncond", changed))
+    weights.attach(model, {name: Known(torch.zeros(p.shape)) for name, p in module.named_parameters()})
+    weights.save(model, tmp_path / "dit_uncond.onnx", lambda _: None)
+    shapes = {"latents": (1, 64, 128), "timestep": (1,), "rope_cos": (64, 288), "rope_sin": (64, 288)}
+    same = {name: (shape, shape, shape) for name, shape in shapes.items()}
+    with pytest.raises(RuntimeError, match=r"cannot build dit_uncond: .*node_scaled_dot_product_attention"):
+        build_plan(tmp_path / "dit_uncond.onnx", tmp_path / "x.plan", "rtx", ("sm89",), same)
+    assert not (tmp_path / "x.plan").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sent: sent.name)
+def test_killed_build_goes_on_where_it_was(tmp_path, sent):
+    """After its first finished stage; the second run takes it over and leaves nothing but the bundle."""
+    command = [sys.executable, "-m", "export.build", "--output", tmp_path / "bundle"]
+    process = start(command)
+    ledger = tmp_path / ".bundle.partial" / LEDGER
+    deadline = time.monotonic() + 300
+    while not ledger.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    assert shell_code(process) == 128 + sent and "Traceback" not in error
+    assert "text_encoder" in ledger.read_text() and not (tmp_path / "bundle").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "ort/text_encoder" in again.stderr and "unchanged, taken" in again.stderr
+    check_files(tmp_path / "bundle", read_manifest(tmp_path / "bundle").files)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
