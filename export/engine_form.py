@@ -114,19 +114,24 @@ def sum_single_rows(model: ir.Model) -> None:
         _remove(graph, product)
 
 
-def allow_decomposition(model: ir.Model) -> list[str]:
-    """Let TensorRT take attention apart whose heads are too large for a fused kernel; return the nodes' names.
+def allow_decomposition(model: ir.Model, stage: str) -> None:
+    """Let TensorRT take attention apart whose heads are too large for a fused kernel: the VAE's, one head of 512.
 
-    That is the VAE's middle attention, one head of 512. Every other attention is a fused kernel or the build fails.
+    Raises:
+        RuntimeError: another stage has such heads. Its attention must be a fused kernel, and TensorRT's own error does
+            not name the layer.
     """
-    names = []
     for node in model.graph:
         if node.op_type == "Attention" and node.inputs[0] is not None and node.inputs[0].shape is not None:
             size = node.inputs[0].shape[3]
-            if isinstance(size, int) and size > LARGEST_FUSED_HEAD:
-                node.attributes["TRT_decomposable"] = ir.AttrInt64("TRT_decomposable", 1)
-                names.append(str(node.name))
-    return names
+            if not isinstance(size, int) or size <= LARGEST_FUSED_HEAD:
+                continue
+            if not stage.startswith("vae_"):
+                raise RuntimeError(
+                    f"{stage}: the attention {node.name} has heads of {size}, and TensorRT has fused kernels for up to "
+                    f"{LARGEST_FUSED_HEAD}"
+                )
+            node.attributes["TRT_decomposable"] = ir.AttrInt64("TRT_decomposable", 1)
 
 
 def _pairs(graph: ir.Graph) -> Iterator[tuple[str, str, tuple[str, ...]]]:

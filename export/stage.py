@@ -73,7 +73,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     if options.form == "trt":
         engine_form.scale_after_products(model)
         engine_form.sum_single_rows(model)
-        engine_form.allow_decomposition(model)
+        engine_form.allow_decomposition(model, stage)
     weights.attach(model, sources)
     if options.linked:
         weights.link(model, sources)

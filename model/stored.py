@@ -131,7 +131,7 @@ class Source:
         scales = [_checked(scale, scale.read().float()) for scale in self.scales]
         for part, values in zip(self.parts, codes, strict=True):
             if ((values.view(torch.uint8) & _NAN_CODE) == _NAN_CODE).any():
-                raise CheckpointError(f"{part.file}: {part.name} holds NaN; the file is damaged")
+                raise CheckpointError(f"{part.file}: {part.name} holds NaN or infinity; the file is damaged")
         for stored, scale in zip(self.scales, scales, strict=True):
             if not (scale > 0).all():
                 raise CheckpointError(f"{stored.file}: {stored.name} holds a scale that is not above 0")

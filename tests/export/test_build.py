@@ -18,11 +18,12 @@ from processes import ROOT, shell_code, start
 
 from calibration.ranges import read_ranges, write_ranges
 from calibration.record import DEFAULT_ALGORITHM
-from export.build import _check_space, build, main
+from export.build import build, main
 from export.bundle import check_output, rename, unfinished
 from export.checksums import recorded
 from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
 from export.precision import precision_of
+from export.preflight import available_memory, check_needs, needs_of, weight_bytes
 from export.recipe import Recipe
 from model.checkpoint import open_checkpoint
 from runtime import Pipeline
@@ -265,16 +266,27 @@ def test_directory_that_cannot_be_written_is_found_first(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("precision", "fits"), [("fp32", False), ("fp8", True), ("fp8-weight-only", True)])
 def test_space_is_counted_by_precision(tmp_path, monkeypatch, precision, fits):
-    """16 MB of float32 weights, 6 MB of float8 ones, and 32 MiB for everything else."""
+    """16 MB of float32 weights, 6 MB of float8 ones, and 64 MiB for everything else."""
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, (32 << 20) + 8_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, (64 << 20) + 8_000_000))
     types = precision_of(precision, None, "ort")
-    arguments = open_checkpoint(DEMO_CHECKPOINT), types, Recipe(types.activations_fp8, False), tmp_path / "bundle"
+    checkpoint, recipe = open_checkpoint(DEMO_CHECKPOINT), Recipe(types.activations_fp8, False)
+    weights = {stage: weight_bytes(checkpoint, stage, types, recipe) for stage in checkpoint.sources}
+    needs = needs_of("ort", weights, linked=False)
     if fits:
-        _check_space(*arguments)
+        check_needs(needs, tmp_path / "bundle")
     else:
-        with pytest.raises(OSError, match=r"the bundle needs 0.05 GB, but .* has only 0.04 GB left"):
-            _check_space(*arguments)
+        with pytest.raises(OSError, match=r"the bundle needs 0.08 GB, but .* has only 0.08 GB left"):
+            check_needs(needs, tmp_path / "bundle")
+
+
+def test_memory_too_small(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("export.preflight.available_memory", lambda: 500_000_000)
+    refused(capsys, tmp_path, "the build needs 1.1 GB, but only 0.5 GB are available; close other programs or add swap")
+
+
+def test_memory_that_is_available():
+    assert 1 << 28 < available_memory() < 1 << 50
 
 
 def test_what_a_killed_build_left_is_removed(tmp_path):

@@ -18,24 +18,19 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorrt_rtx
-import torch
 from processes import ROOT, shell_code, start
 
-from export import weights
 from export.build import main
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine import build_plan
 from export.engine_stage import EngineOptions, build_engine
-from export.graphs import graph_record
 from export.ledger import LEDGER
 from export.precision import precision_of
 from export.profile import Limits, size_ranges
 from export.recipe import Recipe
 from export.stage import StageOptions, export_stage, stage_graph
 from export.targets import TARGETS
-from export.trace import trace
-from model.checkpoint import Known, open_checkpoint
-from model.layers import set_compute_dtype
+from model.checkpoint import open_checkpoint
 from runtime.integrity import check_files
 from runtime.manifest import read_manifest
 
@@ -262,19 +257,24 @@ def test_full_disk_leaves_no_plan(small_graph, tmp_path, monkeypatch):
     assert not (tmp_path / "x.plan").exists()
 
 
-def test_refused_graph_names_the_layer(tmp_path):
-    """A head of 288 has no fused kernel, and only the VAE's attention may be taken apart."""
+def test_attention_without_a_fused_kernel_is_named():
+    """A head of 288, which the graph of the VAE may have and no other."""
     checkpoint = open_checkpoint(DEMO_CHECKPOINT)
     wider = replace(checkpoint.transformer, attention_head_dim=288, mrope_section=(48, 48, 48))
     changed = replace(checkpoint, transformer=wider)
-    module = set_compute_dtype(changed.module("dit_uncond"), torch.bfloat16)
-    model = trace(module, graph_record("dit_uncond", changed))
-    weights.attach(model, {name: Known(torch.zeros(p.shape)) for name, p in module.named_parameters()})
-    weights.save(model, tmp_path / "dit_uncond.onnx", lambda _: None)
-    shapes = {"latents": (1, 64, 128), "timestep": (1,), "rope_cos": (64, 288), "rope_sin": (64, 288)}
-    same = {name: (shape, shape, shape) for name, shape in shapes.items()}
-    with pytest.raises(RuntimeError, match=r"cannot build dit_uncond: .*node_scaled_dot_product_attention"):
-        build_plan(tmp_path / "dit_uncond.onnx", tmp_path / "x.plan", "rtx", ("sm89",), same)
+    message = (
+        "dit_uncond: the attention node_scaled_dot_product_attention has heads of 288, and TensorRT has fused kernels"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        stage_graph(changed, "dit_uncond", stage_options(changed, "dit_uncond", "base", "bf16"))
+
+
+def test_refused_graph_has_the_builders_reason(small_graph, tmp_path):
+    """A profile whose rope tables do not fit the latents."""
+    onnx, shapes = small_graph
+    wrong = shapes | {"rope_cos": ((65, 64),) * 3}
+    with pytest.raises(RuntimeError, match=r"TensorRT-RTX cannot build dit_uncond: .*(rope_cos|dimension|broadcast)"):
+        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), wrong)
     assert not (tmp_path / "x.plan").exists()
 
 
