@@ -28,6 +28,7 @@ from model.stored import Joined
 JOINED = {
     "feed_forward.w13": ("feed_forward.w1", "feed_forward.w3"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
 }
 """Products of one input, in the transformers and in the text encoder, and the name of the product they become."""
 SINGLE_ROW = ("t_embedding.mlp_in", "t_embedding.mlp_out", "adaln_proj", "adaln_modulation")
