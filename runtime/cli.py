@@ -1,55 +1,127 @@
-"""The command ``trt-generate``: a prompt in, PNG files out."""
+"""The command ``trt-generate``: prompts in, PNG files out."""
 
 import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from runtime.batch import Failures, Task, check_files, make, make_tasks
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
-from runtime.jobs import job_from_options
+from runtime.jobs import Job, job_from_options
+from runtime.jobs_file import is_jsonl, job_of_line, read_lines
+from runtime.layout import check_font, write_layout
 from runtime.manifest import read_manifest
-from runtime.options import PROGRAM, build_parser
-from runtime.pending import PendingFiles
-from runtime.picture import png
-from runtime.pipeline import Pipeline
+from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
+from runtime.pipeline import Generated, Pipeline
 from runtime.prompt import PromptEncoder
+from runtime.prompt_text import PromptReader, read_text
 
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
-    job = job_from_options(args, args.prompt if args.prompt is not None else read_prompt(args.prompt_file))
+    failures = Failures(_say)
+    if args.layout_font:
+        check_font(args.layout_font)
+    jobs, count = read_jobs(args, failures)
+    jobs = check_files(jobs, args.overwrite, failures)
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
-    with PendingFiles(job.files, args.overwrite) as pending:
-        manifest = read_manifest(directory)
-        plan = job.plan(manifest, PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt))
-        pipeline = Pipeline.load(
-            directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
-            unconditional=plan.needs_unconditional_graph,
-        )  # fmt: skip
-        if not args.quiet:
-            print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
-        with tqdm(desc="denoising", total=len(plan.steps), unit="step", leave=False, disable=args.quiet) as bar:
-            result = pipeline.run(plan, on_step=lambda done, total, latents: bar.update())
-        pending.commit([png(image, result.used | {"index": index}) for index, image in enumerate(result.images)])
-    if args.json:
-        report = result.used | {"files": [str(file) for file in job.files], "seconds": round(result.seconds, 3)}
-        print(json.dumps(report, ensure_ascii=False, indent=1))
+    manifest = read_manifest(directory)
+    encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
+    tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
+    if failures.places and args.strict:
+        raise ValueError(f"{failures.summary(count)}; with --strict nothing is made")
+    for task in tasks:
+        with failures.noted(task.job.where):
+            if task.job.layout:
+                write_layout(task.job.layout, task.plan, args.layout_font, args.overwrite)
+    tasks = _leave_finished(tasks, args)
+    if args.dry_run:
+        for task in tasks:
+            _report(task, args, task.plan.to_dict(), "would write")
+    elif tasks:
+        _make_all(tasks, directory, args, failures)
+    if failures.places:
+        raise RuntimeError(failures.summary(count))
+
+
+def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], int]:
+    """The jobs that are asked for, and how many there were with those that cannot be read."""
+    reader = PromptReader(args.check_caption, args.wrap, lambda text: None if args.quiet else _say(f"warning: {text}"))
+    if args.caption is not None:
+        if args.wrap:
+            raise ValueError("--wrap is for plain text, and --caption is a caption already")
+        return [job_from_options(args, reader.caption_text(read_text(args.caption)))], 1
+    if args.prompt is not None:
+        return [job_from_options(args, reader.prompt(args.prompt))], 1
+    defaults, jobs, count = job_from_options(args, ""), [], 0
+    if args.output.is_dir():
+        defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
+    for where, number, line in read_lines(args.prompt_file):
+        count += 1
+        with failures.noted(where):
+            jobs.append(job_of_line(where, number, line, is_jsonl(args.prompt_file), defaults, reader))
+    return jobs, count
+
+
+def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
+    """The tasks that are not finished; the others are only reported."""
+    left = [task for task in tasks if not task.finished]
+    if len(left) < len(tasks) and not args.quiet:
+        _say(f"{len(tasks) - len(left)} of {len(tasks)} are finished already")
+    return left
+
+
+def _make_all(tasks: Sequence[Task], directory: Path, args: argparse.Namespace, failures: Failures) -> None:
+    pipeline = Pipeline.load(
+        directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
+        unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+    )  # fmt: skip
+    manifest = pipeline.manifest
     if not args.quiet:
-        print(f"wrote {', '.join(map(str, job.files))} in {result.seconds:.2f} s, seed {plan.seed}", file=sys.stderr)
+        print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
+    total, done, written = sum(len(task.plan.steps) for task in tasks), 0, 0
+    with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+        for number, task in enumerate(tasks, start=1):
+            if len(tasks) > 1:
+                bar.set_description(f"prompt {number} of {len(tasks)}")
+            try:
+                with failures.noted(task.job.where):
+                    made = make(pipeline, task, lambda step, steps, latents: bar.update())
+                    written += 1
+                    _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
+            except KeyboardInterrupt:
+                if task.job.where:
+                    _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
+                raise
+            done += len(task.plan.steps)
+            bar.update(done - bar.n)  # what a failed one left out
+            if failures.places and args.strict:
+                break
 
 
-def read_prompt(name: str) -> str:
-    """The prompt in a UTF-8 file, or on standard input for ``-``; one line end at the end is dropped."""
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    try:
-        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the prompt file {name} is not UTF-8 text: byte {error.start} is invalid") from error
+def _report(
+    task: Task, args: argparse.Namespace, used: dict[str, Any], what: str, made: Generated | None = None
+) -> None:
+    files = [str(file) for file in task.job.files]
+    if args.json:
+        line = {"line": task.job.where} if task.job.where else {}
+        # One object a line for many, so that a program can read them as they come.
+        text = json.dumps(line | used | {"files": files}, ensure_ascii=False, indent=None if task.job.where else 1)
+        print(text, flush=True)
+    if not args.quiet:
+        took = f" in {made.seconds:.2f} s" if made else ""
+        tqdm.write(f"{what} {', '.join(files)}{took}, seed {task.plan.seed}", file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

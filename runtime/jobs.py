@@ -20,6 +20,8 @@ class Job:
     """PNG to write; several get -0, -1, … before the suffix."""
     where: str = ""
     """File and line that asked for it, such as ``prompts.txt:3``; empty for the command line."""
+    layout: Path | None = None
+    """PNG to draw the caption's boxes in."""
     width: int | None = None
     height: int | None = None
     preset: str | None = None
@@ -40,6 +42,11 @@ class Job:
         """One for each picture."""
         return numbered(self.output, self.num_images)
 
+    @property
+    def written(self) -> list[Path]:
+        """All files that the job writes."""
+        return self.files if self.layout is None else [*self.files, self.layout]
+
     def plan(self, manifest: Manifest, encoder: PromptEncoder) -> Plan:
         """Fill in the bundle's defaults; raises as `make_plan` does."""
         return make_plan(
@@ -56,7 +63,7 @@ def job_from_options(args: argparse.Namespace, prompt: str) -> Job:
     """
     guidance = args.guidance if args.guidance_schedule is None else parse_guidance(args.guidance_schedule)
     return Job(
-        prompt, args.output, width=args.width, height=args.height, preset=args.preset, steps=args.steps,
-        guidance=guidance, mu=args.mu, std=args.std, seed=args.seed, num_images=args.num_images,
+        prompt, args.output, layout=args.layout, width=args.width, height=args.height, preset=args.preset,
+        steps=args.steps, guidance=guidance, mu=args.mu, std=args.std, seed=args.seed, num_images=args.num_images,
         unconditional=args.unconditional,
     )  # fmt: skip

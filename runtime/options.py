@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from runtime.backend import BACKENDS
+from runtime.caption import CHECKS
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.plan import UNCONDITIONAL
 from runtime.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS
@@ -30,15 +31,27 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     add("--bundle", type=Path, metavar="DIR",
         help=f"bundle directory (default: ${BUNDLE_VARIABLE}, else {DEFAULT_BUNDLE})")  # fmt: skip
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--prompt", metavar="TEXT", help="plain text or an Ideogram 4 JSON caption")
-    text.add_argument("--prompt-file", metavar="FILE", help="file with the prompt, UTF-8; - for standard input")
+    text.add_argument("--prompt", metavar="TEXT", help="plain text, or a JSON caption used as it is written")
+    text.add_argument("--caption", metavar="FILE",
+        help="JSON file with an Ideogram 4 caption, written as one wishes: the model gets it on one line")  # fmt: skip
+    text.add_argument("--prompt-file", metavar="FILE",
+        help="many prompts: one a line, or JSON objects when FILE ends in .jsonl; - for standard input")  # fmt: skip
+    add("--check-caption", choices=CHECKS, default="error",
+        help="what a caption that is not as the model was trained leads to (default: %(default)s)")  # fmt: skip
+    add("--wrap", action="store_true", help="make a minimal caption of plain text")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=DEFAULT_OUTPUT, metavar="FILE",
-        help="PNG to write (default: %(default)s); several get -0, -1, … before the suffix")  # fmt: skip
+        help="PNG to write (default: %(default)s); several get -0, -1, … before the suffix, those of a prompt file "
+        "the line's number")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--layout", type=Path, metavar="FILE", help="draw the caption's boxes and texts into this PNG first")
+    add("--layout-font", type=Path, metavar="FILE",
+        help="TrueType font for it (default: Pillow's own, which has Latin letters only)")  # fmt: skip
+    add("--dry-run", action="store_true", help="check everything and draw the layout, but make no picture")
+    add("--strict", action="store_true", help="with a prompt file, make nothing if a line is bad; stop at a failure")
     add("--json", action="store_true", help="print what was used as JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar and no messages")
 

@@ -308,7 +308,7 @@ def test_command_reads_the_prompt_from_a_file(demo_bundle, tmp_path):
     (tmp_path / "p.txt").write_text("a blue star\n", encoding="utf-8")
     arguments = ("--prompt-file", tmp_path / "p.txt", "--steps", 1, "--quiet")
     assert run(*arguments, bundle=demo_bundle, output=tmp_path / "a.png") == 0
-    assert read_settings(tmp_path / "a.png")["prompt"] == "a blue star"
+    assert read_settings(tmp_path / "a-0001.png")["prompt"] == "a blue star"
 
 
 def test_command_takes_the_bundle_from_the_environment(demo_bundle, tmp_path, monkeypatch, capsys):
