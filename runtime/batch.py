@@ -10,6 +10,7 @@ from runtime.caption import Caption, looks_like_json
 from runtime.console import USER_ERRORS, describe
 from runtime.finished import finished_files
 from runtime.jobs import Job
+from runtime.layout import write_layout
 from runtime.manifest import Manifest
 from runtime.pending import PendingFiles
 from runtime.picture import png
@@ -50,10 +51,13 @@ class Failures:
             self.say(f"{where}: {describe(error)}")
             self.places.append(where)
 
-    def summary(self, count: int) -> str:
-        """Which of `count` prompts failed."""
-        more = f" and {len(self.places) - _LISTED} more" if len(self.places) > _LISTED else ""
-        return f"{len(self.places)} of {count} prompts failed: {', '.join(self.places[:_LISTED])}{more}"
+    def stop(self, count: int) -> None:
+        """Raise RuntimeError that says which of `count` prompts failed, if any did."""
+        if self.places:
+            more = f" and {len(self.places) - _LISTED} more" if len(self.places) > _LISTED else ""
+            places = sorted(self.places, key=lambda place: int(place.rpartition(":")[2]))
+            which = ", ".join(places[:_LISTED])
+            raise RuntimeError(f"{len(self.places)} of {count} prompts failed: {which}{more}")
 
 
 def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> list[Job]:
@@ -90,6 +94,17 @@ def make_tasks(
             finished = finished_files(job.files, settings_of(job, plan, manifest), overwrite) if job.where else []
             tasks.append(Task(job, plan, overwrite or bool(finished), len(finished) == len(job.files)))
     return tasks
+
+
+def draw_layouts(tasks: Sequence[Task], font: Path | None, overwrite: bool, failures: Failures) -> list[Task]:
+    """Draw the layouts that are asked for; returns the tasks that go on."""
+    drawn = []
+    for task in tasks:
+        with failures.noted(task.job.where):
+            if task.job.layout:
+                write_layout(task.job.layout, task.plan, font, overwrite)
+            drawn.append(task)
+    return drawn
 
 
 def check_caption(prompt: str) -> Caption:

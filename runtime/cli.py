@@ -11,12 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runtime.batch import Failures, Task, check_files, make, make_tasks
+from runtime.batch import Failures, Task, check_files, draw_layouts, make, make_tasks
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.jobs import Job, job_from_options
 from runtime.jobs_file import is_jsonl, job_of_line, read_lines
-from runtime.layout import check_font, write_layout
+from runtime.layout import check_font
 from runtime.manifest import read_manifest
 from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
 from runtime.pipeline import Generated, Pipeline
@@ -35,20 +35,18 @@ def generate(args: argparse.Namespace) -> None:
     manifest = read_manifest(directory)
     encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
     tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
-    if failures.places and args.strict:
-        raise ValueError(f"{failures.summary(count)}; with --strict nothing is made")
-    for task in tasks:
-        with failures.noted(task.job.where):
-            if task.job.layout:
-                write_layout(task.job.layout, task.plan, args.layout_font, args.overwrite)
+    if args.strict:
+        failures.stop(count)
+    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures)
+    if args.strict:
+        failures.stop(count)
     tasks = _leave_finished(tasks, args)
     if args.dry_run:
         for task in tasks:
             _report(task, args, task.plan.to_dict(), "would write")
     elif tasks:
         _make_all(tasks, directory, args, failures)
-    if failures.places:
-        raise RuntimeError(failures.summary(count))
+    failures.stop(count)
 
 
 def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], int]:
