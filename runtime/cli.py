@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def generate(args: argparse.Namespace) -> None:
 
 def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], int]:
     """The jobs that are asked for, and how many there were with those that cannot be read."""
-    reader = PromptReader(args.check_caption, args.wrap, lambda text: None if args.quiet else _say(f"warning: {text}"))
+    reader = PromptReader(args.check_caption, args.wrap, partial(_warn, args.quiet, ""))
     if args.caption is not None:
         if args.wrap:
             raise ValueError("--wrap is for plain text, and --caption is a caption already")
@@ -63,6 +64,7 @@ def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], 
         defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
     for where, number, line in read_lines(args.prompt_file):
         count += 1
+        reader = replace(reader, warn=partial(_warn, args.quiet, f"{where}: "))
         with failures.noted(where):
             jobs.append(job_of_line(where, number, line, is_jsonl(args.prompt_file), defaults, reader))
     return jobs, count
@@ -116,6 +118,11 @@ def _report(
     if not args.quiet:
         took = f" in {made.seconds:.2f} s" if made else ""
         tqdm.write(f"{what} {', '.join(files)}{took}, seed {task.plan.seed}", file=sys.stderr)
+
+
+def _warn(quiet: bool, where: str, text: str) -> None:
+    if not quiet:
+        _say(f"warning: {where}{text}")
 
 
 def _say(text: str) -> None:

@@ -1,5 +1,6 @@
 """``trt-generate`` with captions and with many prompts, on the demo bundle."""
 
+import io
 import json
 import shutil
 import signal
@@ -130,10 +131,19 @@ def test_refused_captions(run, folder, loads, capsys, arguments, message):
 
 def test_caption_with_a_warning(run, folder, capsys):
     assert run("--prompt", '{"a":1}', "--check-caption", "warn", "--steps", 1) == 0
-    assert "trt-generate: warning: the caption is not in order: it has the key 'a'" in capsys.readouterr().err
+    assert "trt-generate: warning: the caption is not in order: it has" in capsys.readouterr().err
     assert run("--prompt", '{"a":1}', "--check-caption", "off", "--steps", 1, "--output", "b.png") == 0
     assert "warning" not in capsys.readouterr().err
     assert prompts_of(folder) == {"b.png": '{"a":1}', "ideogram4.png": '{"a":1}'}
+
+
+def test_captions_and_prompts_from_standard_input(run, folder, monkeypatch):
+    for option, text in (("--caption", POSTER_LINE), ("--prompt-file", f"x\n{POSTER_LINE}\n")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run(option, "-", *FAST) == 0
+    assert prompts_of(folder) == {
+        "ideogram4.png": POSTER_LINE, "ideogram4-0001.png": "x", "ideogram4-0002.png": POSTER_LINE
+    }  # fmt: skip
 
 
 # Many prompts
@@ -210,6 +220,14 @@ def test_bad_lines_are_told_and_the_others_made(run, folder, capsys):
     )
     assert names(folder) == ["a.png", "ideogram4-0009.png", "mine.png", "p.jsonl"]
     assert (folder / "mine.png").read_bytes() == b"mine"
+
+
+def test_warnings_name_their_line(run, capsys):
+    write("p.jsonl", {"prompt": "x"}, {"caption": {"a": 1}})
+    assert run("--prompt-file", "p.jsonl", "--check-caption", "warn", "--dry-run") == 0
+    assert (
+        "trt-generate: warning: p.jsonl:2: the caption is not in order: it has" in capsys.readouterr().err
+    )
 
 
 def test_strict_makes_nothing_when_a_line_is_bad(run, folder, loads, capsys):

@@ -1,5 +1,7 @@
 """The cache of text features, and that a pipeline uses it."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,22 @@ def test_what_is_larger_than_the_cache_is_not_kept():
     assert list(cache.features) == [("<i8", (1, 1), ids(1).tobytes())] and cache.size == 32
     cache.clear()
     assert not cache.features and cache.size == 0
+
+
+def test_two_threads_with_one_prompt():
+    """Both encode it, as neither has finished when the other begins; it is kept and counted once."""
+    cache, meet = FeatureCache(), threading.Barrier(2, timeout=10)
+
+    def encode(token_ids):
+        meet.wait()
+        return Encoder()(token_ids)
+
+    threads = [threading.Thread(target=cache.get, args=(ids(1), encode)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache.features) == 1 and cache.size == 32
 
 
 def test_kept_features_cannot_be_altered():
