@@ -18,6 +18,8 @@ from runtime.pipeline import Generated, OnStep, Pipeline
 from runtime.plan import Plan
 from runtime.prompt import PromptEncoder
 
+Warn = Callable[[str, str], None]
+"""Called with the line of a prompt file, or nothing, and a warning about it."""
 _LISTED = 20
 
 
@@ -96,13 +98,17 @@ def make_tasks(
     return tasks
 
 
-def draw_layouts(tasks: Sequence[Task], font: Path | None, overwrite: bool, failures: Failures) -> list[Task]:
+def draw_layouts(
+    tasks: Sequence[Task], font: Path | None, overwrite: bool, failures: Failures, warn: Warn
+) -> list[Task]:
     """Draw the layouts that are asked for; returns the tasks that go on."""
     drawn = []
     for task in tasks:
         with failures.noted(task.job.where):
             if task.job.layout:
-                write_layout(task.job.layout, task.plan, font, overwrite)
+                missing = write_layout(task.job.layout, task.plan, font, overwrite)
+                if missing:
+                    warn(task.job.where, f"the layout's font lacks {missing}; --layout-font takes another")
             drawn.append(task)
     return drawn
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runtime.batch import Failures, Task, check_files, draw_layouts, make, make_tasks
+from runtime.batch import Failures, Task, Warn, check_files, draw_layouts, make, make_tasks
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.fonts import choose_face
 from runtime.jobs import Job, job_from_options
 from runtime.jobs_file import is_jsonl, job_of_line, read_lines
-from runtime.layout import check_font
 from runtime.manifest import read_manifest
 from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
 from runtime.pipeline import Generated, Pipeline
@@ -27,10 +27,10 @@ from runtime.prompt_text import PromptReader, read_text
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
-    failures = Failures(_say)
+    failures, warn = Failures(_say), partial(_warn, args.quiet)
     if args.layout_font:
-        check_font(args.layout_font)
-    jobs, count = read_jobs(args, failures)
+        choose_face("", args.layout_font)
+    jobs, count = read_jobs(args, failures, warn)
     jobs = check_files(jobs, args.overwrite, failures)
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
     manifest = read_manifest(directory)
@@ -38,7 +38,7 @@ def generate(args: argparse.Namespace) -> None:
     tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
     if args.strict:
         failures.stop(count)
-    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures)
+    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, warn)
     if args.strict:
         failures.stop(count)
     tasks = _leave_finished(tasks, args)
@@ -50,9 +50,9 @@ def generate(args: argparse.Namespace) -> None:
     failures.stop(count)
 
 
-def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], int]:
+def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple[list[Job], int]:
     """The jobs that are asked for, and how many there were with those that cannot be read."""
-    reader = PromptReader(args.check_caption, args.wrap, partial(_warn, args.quiet, ""))
+    reader = PromptReader(args.check_caption, args.wrap, partial(warn, ""))
     if args.caption is not None:
         if args.wrap:
             raise ValueError("--wrap is for plain text, and --caption is a caption already")
@@ -64,7 +64,7 @@ def read_jobs(args: argparse.Namespace, failures: Failures) -> tuple[list[Job], 
         defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
     for where, number, line in read_lines(args.prompt_file):
         count += 1
-        reader = replace(reader, warn=partial(_warn, args.quiet, f"{where}: "))
+        reader = replace(reader, warn=partial(warn, where))
         with failures.noted(where):
             jobs.append(job_of_line(where, number, line, is_jsonl(args.prompt_file), defaults, reader))
     return jobs, count
@@ -122,7 +122,7 @@ def _report(
 
 def _warn(quiet: bool, where: str, text: str) -> None:
     if not quiet:
-        _say(f"warning: {where}{text}")
+        _say(f"warning: {where}: {text}" if where else f"warning: {text}")
 
 
 def _say(text: str) -> None:

@@ -8,21 +8,20 @@ without a box, and the background, are listed at the bottom.
 
 import io
 from collections.abc import Iterator
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from runtime.caption import Caption, Element
 from runtime.caption_schema import BBOX_LIMIT
 from runtime.colours import BLACK, VISIBLE, WHITE, Colour, contrast, ink, mix, parse_colour
+from runtime.fonts import Face, Font, choose_face
 from runtime.pending import PendingFiles
 from runtime.plan import Plan
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels of the canvas."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PAPER, GRID, MUTED = (250, 248, 243), (236, 233, 225), (104, 100, 92)
 OURS = ("#3B6FB6", "#D1495B", "#2E8B57", "#B8690F", "#7A4FA3", "#00798C", "#9C5B3C", "#C03A86")
@@ -31,59 +30,46 @@ _LARGEST = 1 / 5
 """Height of the largest letters, as a share of the picture's shorter side."""
 
 
-def layout_png(caption: Caption, width: int, height: int, font: Path | None = None) -> bytes:
-    """A PNG of `width` x `height` pixels with the boxes and texts of `caption`.
-
-    Args:
-        caption: to draw.
-        width: pixels.
-        height: pixels.
-        font: TrueType or OpenType file; None for Pillow's own font, which has no letters beyond the Latin ones.
-
-    Raises:
-        ValueError: `font` is no font.
-    """
+def layout_png(caption: Caption, width: int, height: int, face: Face) -> bytes:
+    """A PNG of `width` x `height` pixels with the boxes and texts of `caption`, written in the font `face`."""
     buffer = io.BytesIO()
-    _Sheet(width, height, font).draw(caption).save(buffer, "PNG")
+    _Sheet(width, height, face).draw(caption).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def write_layout(file: Path, plan: Plan, font: Path | None, overwrite: bool) -> None:
+def write_layout(file: Path, plan: Plan, font: Path | None, overwrite: bool) -> str:
     """Draw the caption that is a plan's prompt, at the picture's size. A file that is the same already stays.
+
+    Args:
+        file: PNG to write.
+        plan: of the picture.
+        font: TrueType or OpenType file; None for the font at hand that suits the caption's letters best.
+        overwrite: whether another file may be replaced.
+
+    Returns:
+        Letters that the font does not have.
 
     Raises:
         CaptionError: the prompt is no caption.
         FileExistsError: the file is another one and may not be replaced.
+        OSError, ValueError: `font` is no font.
     """
-    drawn = layout_png(Caption.parse(plan.prompt), plan.width, plan.height, font)
-    if file.is_file() and file.read_bytes() == drawn:
-        return
-    with PendingFiles([file], overwrite) as pending:
-        pending.commit([drawn])
-
-
-def check_font(font: Path) -> None:
-    """Raise OSError or ValueError unless `font` is a font file."""
-    with font.open("rb"):
-        _font(font, 10)
-
-
-@cache
-def _font(file: Path | None, size: int) -> Font:
-    if file is None:
-        return ImageFont.load_default(size)
-    try:
-        return ImageFont.truetype(str(file), size)
-    except OSError as error:
-        raise ValueError(f"{file} is not a font that FreeType reads: {error}") from error
+    caption = Caption.parse(plan.prompt)
+    words = (caption.background, *(f"{element.desc}{element.text or ''}" for element in caption.elements))
+    face = choose_face("".join(words), font)
+    drawn = layout_png(caption, plan.width, plan.height, face)
+    if not file.is_file() or file.read_bytes() != drawn:
+        with PendingFiles([file], overwrite) as pending:
+            pending.commit([drawn])
+    return face.missing
 
 
 class _Sheet:
     """The canvas while it is drawn on."""
 
-    def __init__(self, width: int, height: int, font: Path | None) -> None:
-        self.size = (width, height)
-        self.width, self.height, self.file = width * _OVERSAMPLING, height * _OVERSAMPLING, font
+    def __init__(self, width: int, height: int, face: Face) -> None:
+        self.size, self.face = (width, height), face
+        self.width, self.height = width * _OVERSAMPLING, height * _OVERSAMPLING
         side, mean = min(width, height), (width * height) ** 0.5
         self.unit = max(side / 42, mean / 60, 12) * _OVERSAMPLING  # 0.8 of it are the small letters, 10 pixels at least
         self.largest = side * _LARGEST * _OVERSAMPLING
@@ -133,7 +119,7 @@ class _Sheet:
 
     def _number(self, index: int, left: float, top: float, colour: Colour) -> None:
         """A tag with an element's index, moved inside the picture and off what is there."""
-        font = self._sized(self.unit * 0.8)
+        font = self.face.sized(self.unit * 0.8)
         wide, high = font.getlength(str(index)) + self.unit * 0.7, self.unit * 1.2
         left, top = min(left, self.width - wide), max(0, min(top, self.height - high))
         while left + wide <= self.width and not self._is_free((left, top, left + wide, top + high)):
@@ -154,13 +140,13 @@ class _Sheet:
     def _letters(self, lines: list[str], box: Rectangle, colour: Colour) -> None:
         """The element's own letters, as large as the box allows, in its middle."""
         left, top, right, bottom = box
-        measured = self._sized(100)
+        measured = self.face.sized(100)
         widest = max(measured.getlength(line) for line in lines)
         room = min((right - left) * 0.9 / max(widest, 1), (bottom - top) * 0.9 / (120 * len(lines)))
         size = min(100 * room, self.largest)
         if size < self.unit * 0.4:
             return
-        font = self._sized(size)
+        font = self.face.sized(size)
         x, y = (left + right) / 2, (top + bottom) / 2 - size * 0.6 * (len(lines) - 1)
         for number, line in enumerate(lines):
             place = (x, y + number * size * 1.2)
@@ -171,7 +157,7 @@ class _Sheet:
     def _description(self, text: str, box: Rectangle, above: list[Rectangle], colour: Colour) -> None:
         """The description from the top of the box down, around what lies there; nothing where there is no room."""
         left, top, right, bottom = box
-        font, high, margin = self._sized(self.unit * 0.8), self.unit * 1.05, self.unit * 0.5
+        font, high, margin = self.face.sized(self.unit * 0.8), self.unit * 1.05, self.unit * 0.5
         indent = self.unit * 1.2 if right - left > self.unit * 10 else 0
         left, right = max(left, 0) + margin + indent, min(right, self.width) - margin
         letters = ink(mix(colour, MUTED, 0.6), mix(colour, PAPER, 0.15))
@@ -196,16 +182,18 @@ class _Sheet:
 
     def _row(self, below: float, index: int | None, text: str, colour: Colour, boxes: list[Rectangle]) -> float:
         """Write a row above `below`, outside the boxes if there is room, and return its upper edge."""
-        font, high, margin = self._sized(self.unit * 0.8), self.unit * 1.35, self.unit * 0.5
+        font, high, margin = self.face.sized(self.unit * 0.8), self.unit * 1.35, self.unit * 0.5
+        words = text.split()
+        length = font.getlength(" ".join(words))
         for obstacles in (boxes, []):
             y = below - margin / 2 - high
             while y > 0:
                 start, stop = self._run((margin, y, self.width - margin, y + high), obstacles)
-                if stop - start >= min(self.width * 0.6, font.getlength(text) + self.unit * 2.5):
+                if stop - start >= min(self.width * 0.6, length + self.unit * 2.5):
                     if index is not None:
                         self._number(index, start, y + (high - self.unit * 1.2) / 2, colour)
                         start = self.taken[-1][2] + margin
-                    line, _ = _fit(text.split(), font, stop - start, last=True)
+                    line, _ = _fit(words, font, stop - start, last=True)
                     self._write((start, y + high / 2), line, font, MUTED)
                     self.taken.append((start, y, start + font.getlength(line), y + high))
                     return y
@@ -232,9 +220,6 @@ class _Sheet:
     def _is_free(self, area: Rectangle) -> bool:
         left, top, right, bottom = area
         return not any(t[0] < right and left < t[2] and t[1] < bottom and top < t[3] for t in self.taken)
-
-    def _sized(self, size: float) -> Font:
-        return _font(self.file, max(1, round(size)))
 
 
 def _area(box: Rectangle) -> float:

@@ -49,7 +49,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--layout", type=Path, metavar="FILE", help="draw the caption's boxes and texts into this PNG first")
     add("--layout-font", type=Path, metavar="FILE",
-        help="TrueType font for it (default: Pillow's own, which has Latin letters only)")  # fmt: skip
+        help="TrueType font for it (default: the one at hand that has its letters)")  # fmt: skip
     add("--dry-run", action="store_true", help="check everything and draw the layout, but make no picture")
     add("--strict", action="store_true", help="with a prompt file, make nothing if a line is bad; stop at a failure")
     add("--json", action="store_true", help="print what was used as JSON on standard output")

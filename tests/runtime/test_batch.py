@@ -13,7 +13,7 @@ from caption_examples import POSTER, POSTER_LINE
 from PIL import Image
 from processes import shell_code, start
 
-from runtime import Caption, Pipeline
+from runtime import Caption, Pipeline, fonts
 from runtime.cli import main
 from runtime.picture import png, read_settings
 
@@ -222,12 +222,17 @@ def test_bad_lines_are_told_and_the_others_made(run, folder, capsys):
     assert (folder / "mine.png").read_bytes() == b"mine"
 
 
+def test_letters_that_no_font_has(run, capsys, monkeypatch):
+    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ())
+    write("p.txt", POSTER_LINE.replace("ALPS", "ÄLPS"))
+    assert run("--prompt-file", "p.txt", "--layout", "plan.png", "--dry-run") == 0
+    assert "warning: p.txt:1: the layout's font lacks Ä; --layout-font takes another" in capsys.readouterr().err
+
+
 def test_warnings_name_their_line(run, capsys):
     write("p.jsonl", {"prompt": "x"}, {"caption": {"a": 1}})
     assert run("--prompt-file", "p.jsonl", "--check-caption", "warn", "--dry-run") == 0
-    assert (
-        "trt-generate: warning: p.jsonl:2: the caption is not in order: it has" in capsys.readouterr().err
-    )
+    assert "trt-generate: warning: p.jsonl:2: the caption is not in order: it has" in capsys.readouterr().err
 
 
 def test_strict_makes_nothing_when_a_line_is_bad(run, folder, loads, capsys):

@@ -8,15 +8,21 @@ import pytest
 from caption_examples import POSTER, captions, colours
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
+from runtime import fonts
 from runtime.caption import Caption, Element
 from runtime.colours import BLACK, READABLE, WHITE, contrast, ink, mix, parse_colour
-from runtime.layout import PAPER, check_font, layout_png
+from runtime.fonts import Face, choose_face
+from runtime.layout import PAPER, layout_png
 
 
-def drawn(caption, width=400, height=300, font=None):
-    return np.asarray(Image.open(io.BytesIO(layout_png(caption, width, height, font)))).astype(int)
+def drawn(caption, width=400, height=300):
+    return np.asarray(Image.open(io.BytesIO(layout_png(caption, width, height, OWN)))).astype(int)
+
+
+OWN = Face(None, "")
+"""Pillow's own font, so that the tests see the same letters everywhere."""
 
 
 def boxed(bbox, desc="", colour="#C8553D", **fields):
@@ -89,8 +95,8 @@ def test_colours_come_from_the_palettes():
 
 
 def test_same_caption_same_bytes():
-    assert layout_png(POSTER, 320, 256) == layout_png(POSTER, 320, 256)
-    assert layout_png(POSTER, 320, 256) != layout_png(POSTER, 256, 320)
+    assert layout_png(POSTER, 320, 256, OWN) == layout_png(POSTER, 320, 256, OWN)
+    assert layout_png(POSTER, 320, 256, OWN) != layout_png(POSTER, 256, 320, OWN)
 
 
 @settings(max_examples=40)
@@ -99,12 +105,48 @@ def test_any_caption_can_be_drawn(caption, size):
     assert drawn(caption, *size).shape == (size[1], size[0], 3)
 
 
-def test_fonts(tmp_path):
+def test_line_breaks_anywhere():
+    text = "one\ntwo\r\n\nthree\u2028four"
+    everywhere = (
+        Element("text", text, text=text), Element("obj", text), Element("obj", text, bbox=(0, 0, 500, 500)),
+        Element("text", text, text=text, bbox=(500, 500, 1000, 1000)),
+    )  # fmt: skip
+    assert dark(drawn(Caption(text, everywhere))).sum() > 200
+
+
+@pytest.fixture
+def font_file(tmp_path):
+    """Pillow's own font as a file."""
+    (tmp_path / "own.ttf").write_bytes(ImageFont.load_default(10).path.getvalue())
+    return tmp_path / "own.ttf"
+
+
+def test_font_files(font_file, tmp_path):
+    face = choose_face("abc", font_file)
+    assert face == Face(str(font_file), "")
+    assert face.sized(20).getlength("HELLO") == pytest.approx(
+        OWN.sized(20).getlength("HELLO"), rel=0.1
+    )  # kerned or not
     (tmp_path / "font.ttf").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"font.ttf is not a font that FreeType reads"):
-        check_font(tmp_path / "font.ttf")
+        choose_face("abc", tmp_path / "font.ttf")
     with pytest.raises(FileNotFoundError, match="missing"):
-        check_font(tmp_path / "missing.ttf")
+        choose_face("abc", tmp_path / "missing.ttf")
+
+
+def test_missing_letters_are_told(font_file):
+    ascii_letters = "".join(map(chr, range(33, 127)))
+    assert choose_face(ascii_letters + " \n\x07\xa0", font_file).missing == ""
+    assert choose_face("Zwölf 蓝 蓝 Ł", font_file).missing == "öŁ蓝"
+
+
+def test_a_font_of_the_system_is_taken_when_it_has_more_letters(font_file, monkeypatch):
+    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ("not installed.ttf", str(font_file)))
+    assert choose_face("abc", None) == Face(None, "")
+    assert choose_face("abc ö", None) == Face(None, "ö"), "the other has no more"
+    real = fonts._missing
+    monkeypatch.setattr(fonts, "_missing", lambda file, text: real(file, text) if file is None else "")
+    assert choose_face("abc ö", None) == Face(str(font_file), "")
 
 
 @given(colours.map(parse_colour), colours.map(parse_colour))
