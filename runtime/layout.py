@@ -7,7 +7,8 @@ without a box, and the background, are listed at the bottom.
 """
 
 import io
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -26,6 +27,8 @@ Rectangle = tuple[float, float, float, float]
 PAPER, GRID, MUTED = (250, 248, 243), (236, 233, 225), (104, 100, 92)
 OURS = ("#3B6FB6", "#D1495B", "#2E8B57", "#B8690F", "#7A4FA3", "#00798C", "#9C5B3C", "#C03A86")
 _OVERSAMPLING = 2  # Pillow draws lines and corners without smoothing
+_SHORTEST = 3
+"""Letters of a cut word that a line must have room for."""
 _LARGEST = 1 / 5
 """Height of the largest letters, as a share of the picture's shorter side."""
 
@@ -172,13 +175,13 @@ class _Sheet:
 
     def _list(self, caption: Caption, colours: dict[int, Colour], boxes: list[Rectangle]) -> None:
         """What has no box, in the lowest free rows: the background last, the elements above it."""
-        rows: list[tuple[int | None, str]] = [
+        rows = [
             (index, f"“{element.text}” {element.desc}" if element.text else element.desc)
             for index, element in enumerate(caption.elements) if not element.bbox
         ]  # fmt: skip
         y = self._row(self.height, None, caption.background, MUTED, boxes)
         for index, text in reversed(rows):
-            y = self._row(y, index, text, colours[index or 0], boxes)
+            y = self._row(y, index, text, colours[index], boxes)
 
     def _row(self, below: float, index: int | None, text: str, colour: Colour, boxes: list[Rectangle]) -> float:
         """Write a row above `below`, outside the boxes if there is room, and return its upper edge."""
@@ -240,12 +243,24 @@ def _visible(palette: tuple[str, ...]) -> list[Colour]:
 
 
 def _fit(words: list[str], font: Font, width: float, last: bool) -> tuple[str, list[str]]:
-    """As many words as fit into a line, and the rest; the last line ends in an ellipsis when words are left."""
-    count = 0
-    while count < len(words) and font.getlength(" ".join(words[: count + 1])) <= width:
-        count += 1
-    if not last or count == len(words):
-        return " ".join(words[:count]), words[count:]
-    while count and font.getlength(" ".join(words[:count]) + " …") > width:
-        count -= 1
-    return (" ".join(words[:count]) + " …" if count else ""), []
+    """As many words as fit into a line, and the rest; the last line ends in an ellipsis when words are left.
+
+    Scripts without spaces have few words, so one that is too long for a line of its own is cut.
+    """
+    count = _longest(lambda end: " ".join(words[:end]), len(words), font, width)
+    if count == len(words):
+        return " ".join(words), []
+    if last:
+        count = _longest(lambda end: " ".join(words[:end]) + " …", count, font, width)
+    tail = " …" if last else ""
+    if count:
+        return " ".join(words[:count]) + tail, [] if last else words[count:]
+    letters = _longest(lambda end: words[0][:end] + tail, len(words[0]), font, width)
+    if letters < _SHORTEST:
+        return "", words
+    return words[0][:letters] + tail, [] if last else [words[0][letters:], *words[1:]]
+
+
+def _longest(part: Callable[[int], str], count: int, font: Font, width: float) -> int:
+    """The largest end up to `count` for which `part` is not wider than `width`; 0 if there is none."""
+    return bisect_right(range(1, count + 1), width, key=lambda end: font.getlength(part(end)))

@@ -14,7 +14,7 @@ from runtime import fonts
 from runtime.caption import Caption, Element
 from runtime.colours import BLACK, READABLE, WHITE, contrast, ink, mix, parse_colour
 from runtime.fonts import Face, choose_face
-from runtime.layout import PAPER, layout_png
+from runtime.layout import PAPER, _fit, layout_png
 
 
 def drawn(caption, width=400, height=300):
@@ -112,6 +112,26 @@ def test_line_breaks_anywhere():
         Element("text", text, text=text, bbox=(500, 500, 1000, 1000)),
     )  # fmt: skip
     assert dark(drawn(Caption(text, everywhere))).sum() > 200
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.text("abcdefgh", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(0, 400), st.booleans()
+)
+def test_lines_fit_and_lose_nothing(words, width, last):
+    font = OWN.sized(16)
+    line, rest = _fit(words, font, width, last)
+    assert not line or font.getlength(line) <= width
+    if not last:
+        assert (line + "".join(rest)).replace(" ", "") == "".join(words)
+    elif line and line != " ".join(words):
+        assert line.endswith(" …") and " ".join(words).startswith(line.removesuffix(" …"))
+
+
+def test_scripts_without_spaces_are_cut():
+    picture = drawn(boxed((100, 100, 900, 900), "x" * 400, "#16324F"))
+    rows, _ = np.nonzero(dark(picture)[40:260, 60:340])
+    assert np.ptp(rows) > 60, "one line only"
 
 
 @pytest.fixture
