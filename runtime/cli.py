@@ -86,24 +86,31 @@ def _make_all(tasks: Sequence[Task], directory: Path, args: argparse.Namespace, 
     manifest = pipeline.manifest
     if not args.quiet:
         print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
-    total, done, written = sum(len(task.plan.steps) for task in tasks), 0, 0
+    total = sum(len(task.plan.steps) for task in tasks)
     with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+        _make_each(pipeline, tasks, args, failures, bar)
+
+
+def _make_each(
+    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: tqdm
+) -> None:
+    done = written = 0
+    try:
         for number, task in enumerate(tasks, start=1):
             if len(tasks) > 1:
                 bar.set_description(f"prompt {number} of {len(tasks)}")
-            try:
-                with failures.noted(task.job.where):
-                    made = make(pipeline, task, lambda step, steps, latents: bar.update())
-                    written += 1
-                    _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
-            except KeyboardInterrupt:
-                if task.job.where:
-                    _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
-                raise
+            with failures.noted(task.job.where):
+                made = make(pipeline, task, lambda step, steps, latents: bar.update())
+                written += 1
+                _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
             done += len(task.plan.steps)
             bar.update(done - bar.n)  # what a failed one left out
             if failures.places and args.strict:
                 break
+    except KeyboardInterrupt:
+        if tasks[0].job.where:
+            _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
+        raise
 
 
 def _report(
