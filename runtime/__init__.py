@@ -1,20 +1,20 @@
 """Generate pictures from an Ideogram 4 bundle with numpy; no PyTorch.
 
-``from runtime import Pipeline`` is the whole public interface. The names are resolved on first use, so that
+``from runtime import Caption, Pipeline`` is the whole public interface. The names are resolved on first use, so that
 importing a light submodule (``runtime.constants``) does not load numpy or a tokenizer.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runtime.caption import Caption
     from runtime.pipeline import Generated, Pipeline
 
-__all__ = ["Generated", "Pipeline"]
+__all__ = ["Caption", "Generated", "Pipeline"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from runtime import pipeline
-
-        return getattr(pipeline, name)
+        return getattr(import_module("runtime.caption" if name == "Caption" else "runtime.pipeline"), name)
     raise AttributeError(f"module 'runtime' has no attribute {name!r}")

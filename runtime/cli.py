@@ -1,108 +1,139 @@
-"""The command ``trt-generate``: a prompt in, PNG files out."""
+"""The command ``trt-generate``: prompts in, PNG files out."""
 
 import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from runtime.backend import BACKENDS
+from runtime.batch import Failures, Task, Warn, check_files, draw_layouts, make, make_tasks
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.fonts import choose_face
+from runtime.jobs import Job, job_from_options
+from runtime.jobs_file import is_jsonl, job_of_line, read_lines
 from runtime.manifest import read_manifest
-from runtime.pending import PendingFiles
-from runtime.picture import numbered, png
-from runtime.pipeline import Pipeline
-from runtime.plan import MAX_IMAGES, UNCONDITIONAL, make_plan
+from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
+from runtime.pipeline import Generated, Pipeline
 from runtime.prompt import PromptEncoder
-from runtime.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS, parse_guidance
-
-PROGRAM = "trt-generate"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Generate pictures with an Ideogram 4 bundle.",
-        epilog=f"presets: {', '.join(PRESETS)}. A preset's guidance, mu and std can be overridden one by one; without "
-        "a preset and without --steps the bundle's default preset is used.",
-    )
-    add = parser.add_argument
-    add("--bundle", type=Path, metavar="DIR",
-        help=f"bundle directory (default: ${BUNDLE_VARIABLE}, else {DEFAULT_BUNDLE})")  # fmt: skip
-    text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--prompt", metavar="TEXT", help="plain text or an Ideogram 4 JSON caption")
-    text.add_argument("--prompt-file", metavar="FILE", help="file with the prompt, UTF-8; - for standard input")
-    add("--output", type=Path, default=Path("ideogram4.png"), metavar="FILE",
-        help="PNG to write (default: %(default)s); several get -0, -1, … before the suffix")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace the output if it exists")
-    add("--width", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
-    add("--height", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
-    add("--preset", metavar="NAME", help="steps, guidance and schedule by name; see below")
-    add("--steps", type=int, metavar="N", help="number of steps instead of a preset, with "
-        f"guidance {DEFAULT_GUIDANCE:g}, mu {DEFAULT_MU:g} and std {DEFAULT_STD:g} unless given")  # fmt: skip
-    guidance = parser.add_mutually_exclusive_group()
-    guidance.add_argument("--guidance", type=float, metavar="G", help="guidance weight for every step; 1 is none")
-    guidance.add_argument("--guidance-schedule", metavar="SPEC", help="weights in order, such as 7x45,3x3")
-    add("--mu", type=float, metavar="X", help="mean of the logit-normal schedule at 512x512")
-    add("--std", type=float, metavar="X", help="standard deviation of the schedule")
-    add("--seed", type=int, metavar="N", help="of the start noise, the same as PyTorch's CPU seed (default: random)")
-    add("--num-images", type=int, default=1, metavar="N", help="pictures for the prompt (default: %(default)s)")
-    add("--unconditional", choices=UNCONDITIONAL, default="graph",
-        help="where guidance takes the unconditional velocity from: its own graph, the conditional graph without "
-        "text, or off = no guidance (default: %(default)s)")  # fmt: skip
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
-    add("--device", default="cpu", metavar="DEV", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: one per core)")
-    add("--no-verify", dest="verify", action="store_false", help="do not hash the bundle's files before loading")
-    add("--json", action="store_true", help="print what was used as JSON on standard output")
-    add("--quiet", action="store_true", help="no progress bar and no messages")
-    return parser
+from runtime.prompt_text import PromptReader, read_text
 
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
-    prompt = args.prompt if args.prompt is not None else read_prompt(args.prompt_file)
-    schedule = parse_guidance(args.guidance_schedule) if args.guidance_schedule is not None else None
+    failures, warn = Failures(_say), partial(_warn, args.quiet)
+    if args.layout_font:
+        choose_face("", args.layout_font)
+    jobs, count = read_jobs(args, failures, warn)
+    jobs = check_files(jobs, args.overwrite, failures)
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
-    if not 1 <= args.num_images <= MAX_IMAGES:
-        raise ValueError(f"--num-images is {args.num_images}, wanted 1 to {MAX_IMAGES}")
-    files = numbered(args.output, args.num_images)
-    with PendingFiles(files, args.overwrite) as pending:
-        manifest = read_manifest(directory)
-        plan = make_plan(
-            manifest, PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt), prompt,
-            width=args.width, height=args.height, preset=args.preset, steps=args.steps,
-            guidance=args.guidance if schedule is None else schedule, mu=args.mu, std=args.std, seed=args.seed,
-            num_images=args.num_images, unconditional=args.unconditional,
-        )  # fmt: skip
-        pipeline = Pipeline.load(
-            directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
-            unconditional=plan.needs_unconditional_graph,
-        )  # fmt: skip
-        if not args.quiet:
-            print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
-        with tqdm(desc="denoising", total=len(plan.steps), unit="step", leave=False, disable=args.quiet) as bar:
-            result = pipeline.run(plan, on_step=lambda done, total, latents: bar.update())
-        pending.commit([png(image, result.used | {"index": index}) for index, image in enumerate(result.images)])
-    if args.json:
-        report = result.used | {"files": [str(file) for file in files], "seconds": round(result.seconds, 3)}
-        print(json.dumps(report, ensure_ascii=False, indent=1))
+    manifest = read_manifest(directory)
+    encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
+    tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
+    if args.strict:
+        failures.stop(count)
+    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, warn)
+    if args.strict:
+        failures.stop(count)
+    tasks = _leave_finished(tasks, args)
+    if args.dry_run:
+        for task in tasks:
+            _report(task, args, task.plan.to_dict(), "would write")
+    elif tasks:
+        _make_all(tasks, directory, args, failures)
+    failures.stop(count)
+
+
+def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple[list[Job], int]:
+    """The jobs that are asked for, and how many there were with those that cannot be read."""
+    reader = PromptReader(args.check_caption, args.wrap, partial(warn, ""))
+    if args.caption is not None:
+        if args.wrap:
+            raise ValueError("--wrap is for plain text, and --caption is a caption already")
+        return [job_from_options(args, reader.caption_text(read_text(args.caption)))], 1
+    if args.prompt is not None:
+        return [job_from_options(args, reader.prompt(args.prompt))], 1
+    defaults, jobs, count = job_from_options(args, ""), [], 0
+    if args.output.is_dir():
+        defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
+    for where, number, line in read_lines(args.prompt_file):
+        count += 1
+        reader = replace(reader, warn=partial(warn, where))
+        with failures.noted(where):
+            jobs.append(job_of_line(where, number, line, is_jsonl(args.prompt_file), defaults, reader))
+    return jobs, count
+
+
+def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
+    """The tasks that are not finished; the others are only reported."""
+    left = [task for task in tasks if not task.finished]
+    if len(left) < len(tasks) and not args.quiet:
+        _say(f"{len(tasks) - len(left)} of {len(tasks)} are finished already")
+    return left
+
+
+def _make_all(tasks: Sequence[Task], directory: Path, args: argparse.Namespace, failures: Failures) -> None:
+    pipeline = Pipeline.load(
+        directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
+        unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+    )  # fmt: skip
+    manifest = pipeline.manifest
     if not args.quiet:
-        print(f"wrote {', '.join(map(str, files))} in {result.seconds:.2f} s, seed {plan.seed}", file=sys.stderr)
+        print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
+    total = sum(len(task.plan.steps) for task in tasks)
+    with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+        _make_each(pipeline, tasks, args, failures, bar)
 
 
-def read_prompt(name: str) -> str:
-    """The prompt in a UTF-8 file, or on standard input for ``-``; one line end at the end is dropped."""
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+def _make_each(
+    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: tqdm
+) -> None:
+    done = written = 0
     try:
-        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the prompt file {name} is not UTF-8 text: byte {error.start} is invalid") from error
+        for number, task in enumerate(tasks, start=1):
+            if len(tasks) > 1:
+                bar.set_description(f"prompt {number} of {len(tasks)}")
+            with failures.noted(task.job.where):
+                made = make(pipeline, task, lambda step, steps, latents: bar.update())
+                written += 1
+                _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
+            done += len(task.plan.steps)
+            bar.update(done - bar.n)  # what a failed one left out
+            if failures.places and args.strict:
+                break
+    except KeyboardInterrupt:
+        if tasks[0].job.where:
+            _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
+        raise
+
+
+def _report(
+    task: Task, args: argparse.Namespace, used: dict[str, Any], what: str, made: Generated | None = None
+) -> None:
+    files = [str(file) for file in task.job.files]
+    if args.json:
+        line = {"line": task.job.where} if task.job.where else {}
+        # One object a line for many, so that a program can read them as they come.
+        text = json.dumps(line | used | {"files": files}, ensure_ascii=False, indent=None if task.job.where else 1)
+        print(text, flush=True)
+    if not args.quiet:
+        took = f" in {made.seconds:.2f} s" if made else ""
+        tqdm.write(f"{what} {', '.join(files)}{took}, seed {task.plan.seed}", file=sys.stderr)
+
+
+def _warn(quiet: bool, where: str, text: str) -> None:
+    if not quiet:
+        _say(f"warning: {where}: {text}" if where else f"warning: {text}")
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 
 ERROR, INTERRUPTED = 1, 130
+USER_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)
+"""What a user can cause; anything else is a mistake of ours and keeps its traceback."""
 
 
 def guard(program: str, job: Callable[[], None]) -> int:
@@ -20,7 +22,7 @@ def guard(program: str, job: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+    except USER_ERRORS as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"{program}: error: {describe(error)}", file=sys.stderr)
         return ERROR

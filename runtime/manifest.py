@@ -197,6 +197,11 @@ class Manifest:
         sets = [self.graphs] * bool(self.graphs) + [engines.graphs for engines in self.engines.values()]
         return frozenset.intersection(*map(frozenset, sets)) if sets else frozenset()
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells one bundle's pictures from another's."""
+        return {"bundle": self.name, "fingerprint": self.fingerprint, "precision": self.precision}
+
     def to_json(self) -> str:
         """Text of ``manifest.json``."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"

@@ -22,13 +22,19 @@ def png(image: np.ndarray, settings: dict[str, Any]) -> bytes:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a PNG made here; ValueError when it has none."""
-    with Image.open(file) as image:
-        image.load()
-        text = getattr(image, "text", {}).get(TEXT_KEY)
+    """The settings in a PNG made here; OSError or ValueError when it is no whole picture, or has none."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(TEXT_KEY)
+    except (SyntaxError, Image.DecompressionBombError) as error:  # Pillow's word for some broken PNGs
+        raise ValueError(f"{file} is no PNG that can be read: {error}") from error
     if text is None:
         raise ValueError(f"{file} has no text chunk {TEXT_KEY!r}: it was not made by this program")
-    return json.loads(text)
+    settings = json.loads(text)
+    if not isinstance(settings, dict):
+        raise ValueError(f"the text chunk {TEXT_KEY!r} of {file} holds no object")
+    return settings
 
 
 def numbered(file: Path, count: int) -> list[Path]:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from runtime.backend import Graph, graph_opener
+from runtime.caption import Caption
 from runtime.denoise import NonFiniteError, Velocity, denoise
+from runtime.features import FeatureCache
 from runtime.integrity import check_files
 from runtime.manifest import BundleError, Manifest, read_manifest
 from runtime.noise import randn
@@ -47,6 +49,7 @@ class Pipeline:
     ) -> None:
         self.manifest, self.graphs, self.prompt = manifest, graphs, prompt
         self.backend, self.device = backend, device
+        self.features = FeatureCache()
 
     @classmethod
     def load(
@@ -89,7 +92,13 @@ class Pipeline:
         return cls(manifest, graphs, encoder, "ort", device)
 
     def encode(self, token_ids: np.ndarray) -> np.ndarray:
-        """Text features (1, T, E) float32 for token ids (1, T) int64; NonFiniteError if they hold NaN or infinity."""
+        """Text features (1, T, E) float32 for token ids (1, T) int64; NonFiniteError if they hold NaN or infinity.
+
+        Those of the last prompts are kept, so the array is read-only.
+        """
+        return self.features.get(token_ids, self._encode)
+
+    def _encode(self, token_ids: np.ndarray) -> np.ndarray:
         text = self.graphs["text_encoder"](input_ids=token_ids)
         if not np.isfinite(text).all():
             raise NonFiniteError("the text encoder gave NaN or infinite values")
@@ -134,7 +143,7 @@ class Pipeline:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str | Caption,
         *,
         width: int | None = None,
         height: int | None = None,
@@ -152,7 +161,7 @@ class Pipeline:
         """Make pictures for a prompt.
 
         Args:
-            prompt: plain text or an Ideogram 4 JSON caption.
+            prompt: a caption, or text that the model gets as it is: plain text or a JSON caption.
             width: pixels; None for the bundle's default size.
             height: pixels; None for the bundle's default size.
             preset: one of `runtime.schedule.PRESETS`; None for the bundle's default, unless `steps` is given.
@@ -171,7 +180,7 @@ class Pipeline:
             NonFiniteError: a graph gave NaN or infinity.
         """
         plan = make_plan(
-            self.manifest, self.prompt, prompt, width=width, height=height, preset=preset, steps=steps,
+            self.manifest, self.prompt, str(prompt), width=width, height=height, preset=preset, steps=steps,
             guidance=guidance, mu=mu, std=std, seed=seed, num_images=num_images, unconditional=unconditional,
         )  # fmt: skip
         return self.run(plan, noise, on_step)
@@ -192,12 +201,7 @@ class Pipeline:
             if on_step:
                 on_step(done, len(steps), latents)
         images = self.decode(latents, plan.grid)
-        used = plan.to_dict() | {
-            "bundle": self.manifest.name,
-            "precision": self.manifest.precision,
-            "backend": self.backend,
-            "device": self.device,
-        }
+        used = plan.to_dict() | self.manifest.identity | {"backend": self.backend, "device": self.device}
         return Generated(images, used, time.perf_counter() - started)
 
     def _velocity(self, name: str, grid: tuple[int, int], text: np.ndarray | None) -> Velocity:

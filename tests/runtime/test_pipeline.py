@@ -308,7 +308,7 @@ def test_command_reads_the_prompt_from_a_file(demo_bundle, tmp_path):
     (tmp_path / "p.txt").write_text("a blue star\n", encoding="utf-8")
     arguments = ("--prompt-file", tmp_path / "p.txt", "--steps", 1, "--quiet")
     assert run(*arguments, bundle=demo_bundle, output=tmp_path / "a.png") == 0
-    assert read_settings(tmp_path / "a.png")["prompt"] == "a blue star"
+    assert read_settings(tmp_path / "a-0001.png")["prompt"] == "a blue star"
 
 
 def test_command_takes_the_bundle_from_the_environment(demo_bundle, tmp_path, monkeypatch, capsys):
@@ -331,8 +331,8 @@ def test_command_takes_the_bundle_from_the_environment(demo_bundle, tmp_path, mo
         (("--prompt", "x", "--preset", "V4_TURBO_12", "--guidance-schedule", "7x3"), "has 3 entries, wanted one for"),
         (("--prompt", "x", "--guidance-schedule", "7;3"), "guidance schedule '7;3' has the entry '7;3'"),
         (("--prompt", "x", "--width", 250), "width is 250"),
-        (("--prompt", "x", "--num-images", 0), "--num-images is 0"),
-        (("--prompt", "x", "--num-images", 10**9), "--num-images is 1000000000, wanted 1 to 64"),
+        (("--prompt", "x", "--num-images", 0), "num_images is 0, wanted 1 to 64"),
+        (("--prompt", "x", "--num-images", 10**9), "num_images is 1000000000, wanted 1 to 64"),
         (("--prompt", "x", "--threads", -2), "threads is -2"),
         (("--prompt", "x", "--threads", 10**14), "threads is 100000000000000, wanted 1 to 1024"),
         (("--prompt", "x", "--steps", 3, "--guidance", "1e39"), "guidance is 1e+39, wanted a number of at most 10000"),
