@@ -13,31 +13,24 @@
   repeated in each call, so it costs memory and time that float8 is meant to save.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isqrt, prod
 
-from export.kernels import BYTES, SYNCHRONISATION, Kernel, Tensor
-
-QKV = ("attention.qkv", "self_attn.qkv_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-GATE_AND_UP = (
-    "feed_forward.w13",
-    "feed_forward.w1",
-    "feed_forward.w3",
-    "mlp.gate_up_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
+from export.kernel_roles import (
+    FLOATS,
+    GATE_AND_UP,
+    QKV,
+    BlockProduct,
+    block_products,
+    multiplies_activations,
+    operands,
+    operations,
+    type_name,
+    weight_copies,
 )
-OTHERS = ("attention.o", "self_attn.o_proj", "feed_forward.w2", "mlp.down_proj")
-"""Products of a block, as the weights' modules are called in the transformers and in the text encoder."""
-_FLOATS = ("BFloat16", "Half", "Float")
-_SHORT = {"FP8": "fp8", "BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-_PRODUCT = re.compile(
-    rf"(?:^|\.)(layers\.(\d+)\.({'|'.join(map(re.escape, (*QKV, *GATE_AND_UP, *OTHERS)))}))(?=[._]|$)"
-)
+from export.kernels import BYTES, SYNCHRONISATION, Kernel
 
 
 @dataclass(frozen=True)
@@ -134,12 +127,12 @@ class Wanted:
 def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
     """Count the kernels of an engine."""
     running = [kernel for kernel in kernels if kernel.runs]
-    copies = _copies(running)
+    copies = weight_copies(running)
     written = {tensor.name for copy in copies for tensor in copy.outputs}
     products = [kernel for kernel in running if kernel.is_product]
-    unfused = [kernel for kernel in products if _multiplies_activations(kernel, written)]
+    unfused = [kernel for kernel in products if multiplies_activations(kernel, written)]
     weighted = [kernel for kernel in products if kernel not in unfused]
-    names = {kernel: _products(kernel, copies) for kernel in weighted}
+    names = {kernel: block_products(kernel, copies) for kernel in weighted}
     return EngineReport(
         build=build,
         kernels=len(running),
@@ -151,12 +144,12 @@ def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
         row_products=_row_use([kernel for kernel in running if kernel.is_row_product]),
         attentions=_attention_use([kernel for kernel in running if kernel.is_attention], build.rows),
         unfused=_use(unfused, build.rows),
-        convolutions=dict(Counter(_type(_operands(k)) for k in running if k.is_convolution).most_common()),
+        convolutions=dict(Counter(type_name(operands(k)) for k in running if k.is_convolution).most_common()),
         qkv_products=_most(names, QKV),
         gate_products=_most(names, GATE_AND_UP),
         copies=len(copies),
         copy_bytes=sum(
-            t.elements(build.rows) * BYTES[t.dtype] for copy in copies for t in copy.outputs if t.dtype in _FLOATS
+            t.elements(build.rows) * BYTES[t.dtype] for copy in copies for t in copy.outputs if t.dtype in FLOATS
         ),
     )
 
@@ -165,14 +158,14 @@ def audit(kernels: Sequence[Kernel], wanted: Wanted) -> list[str]:
     """What is not as wanted, one sentence for each layer; nothing if all is."""
     running = [kernel for kernel in kernels if kernel.runs]
     problems = [problem for name in wanted.fused if (problem := _attention_problem(running, name, wanted))]
-    copies = _copies(running)
+    copies = weight_copies(running)
     found: dict[str, list[Kernel]] = {}
     for kernel in running:
         if kernel.is_product or kernel.is_row_product:
-            for name, _, _ in _products(kernel, copies):
-                found.setdefault(name, []).append(kernel)
+            for product in block_products(kernel, copies):
+                found.setdefault(str(product), []).append(kernel)
     for name in wanted.fp8:
-        types = {_type(_operands(kernel)) for kernel in found.get(name, ())}
+        types = {type_name(operands(kernel)) for kernel in found.get(name, ())}
         if types != {"fp8"}:
             problems.append(f"the product {name} runs in {' and '.join(sorted(types)) or 'no kernel'}, wanted fp8")
     return problems
@@ -184,99 +177,46 @@ def _attention_problem(running: Sequence[Kernel], name: str, wanted: Wanted) -> 
     if len(fused) != 1:
         kernels = ", ".join(kernel.name for kernel in parts[:6]) or "none at all"
         return f"the attention {name} is not one fused kernel; its kernels are {kernels}"
-    types = _type(fused[0].inputs[:3])
+    types = type_name(fused[0].inputs[:3])
     if name in wanted.fused_fp8 and types != "fp8":
         return f"the attention {name} runs in {types}, wanted fp8"
     return ""
 
 
-def _copies(running: Iterable[Kernel]) -> list[Kernel]:
-    """Kernels that write a float8 weight in more bits; one that only rearranges such a copy is one too."""
-    copies: list[Kernel] = []
-    written: set[str] = set()
-    for kernel in running:
-        coded = any(constant.dtype == "FP8" for constant in kernel.constants)
-        moved = bool(kernel.inputs)
-        if all(tensor.name in written for tensor in kernel.inputs) and (coded or moved):
-            outputs = [tensor.name for tensor in kernel.outputs if tensor.dtype in _FLOATS]
-            if outputs:
-                copies.append(kernel)
-                written.update(outputs)
-    return copies
-
-
-def _products(kernel: Kernel, copies: Sequence[Kernel]) -> set[tuple[str, int, str]]:
-    """Which products of which blocks a kernel computes: (``layers.3.attention.o``, 3, ``attention.o``).
-
-    A weight that was copied is named by the copy.
-    """
-    read = {tensor.name for tensor in kernel.inputs}
-    sources = [copy for copy in copies if any(tensor.name in read for tensor in copy.outputs)]
-    found = (_PRODUCT.search(layer) for part in (kernel, *sources) for layer in part.layers)
-    return {(match[1], int(match[2]), match[3]) for match in found if match}
-
-
-def _block_kernels(running: Sequence[Kernel], names: dict[Kernel, set[tuple[str, int, str]]]) -> tuple[int, ...]:
+def _block_kernels(running: Sequence[Kernel], names: dict[Kernel, set[BlockProduct]]) -> tuple[int, ...]:
     starts: dict[int, int] = {}
     for position, kernel in enumerate(running):
-        for _, block, product in names.get(kernel, ()):
-            if product in QKV:
-                starts.setdefault(block, position)
+        for product in names.get(kernel, ()):
+            if product.name in QKV:
+                starts.setdefault(product.block, position)
     ordered = [starts[block] for block in sorted(starts)]
     if not ordered:
         ordered = [position for position, kernel in enumerate(running) if kernel.is_attention]
     return tuple(end - start for start, end in pairwise(ordered))
 
 
-def _most(names: dict[Kernel, set[tuple[str, int, str]]], group: Sequence[str]) -> int:
+def _most(names: dict[Kernel, set[BlockProduct]], group: Sequence[str]) -> int:
     """The largest number of kernels in any block that compute a product of the group."""
     blocks = Counter(
-        block for found in names.values() for block in {block for _, block, product in found if product in group}
+        block for found in names.values() for block in {product.block for product in found if product.name in group}
     )
     return max(blocks.values(), default=0)
 
 
-def _multiplies_activations(kernel: Kernel, written: set[str]) -> bool:
-    """Whether no operand of a product is a weight or the copy of one."""
-    activations = [tensor for tensor in kernel.inputs if tensor.name not in written and tensor.is_matrix]
-    return len(activations) > 1 and not any(constant.is_matrix for constant in kernel.constants)
-
-
-def _operands(kernel: Kernel) -> tuple[Tensor, ...]:
-    """The two factors of a product or a convolution, not what is added to it."""
-    weights = [constant for constant in kernel.constants if constant.is_matrix]
-    if not weights:
-        return kernel.inputs[:2]
-    # A residual is added in at least as many bits, and may stand in front.
-    first = min(kernel.inputs, key=lambda tensor: BYTES.get(tensor.dtype, 8), default=None)
-    return (*((first,) if first else ()), weights[0])
-
-
-def _type(operands: Iterable[Tensor]) -> str:
-    return " x ".join(dict.fromkeys(_SHORT.get(tensor.dtype, tensor.dtype.lower()) for tensor in operands))
-
-
 def _use(kernels: Sequence[Kernel], rows: int) -> Use:
-    return _count({kernel: (_type(_operands(kernel)), _operations(kernel, rows)) for kernel in kernels})
-
-
-def _operations(kernel: Kernel, rows: int) -> int:
-    """2·M·N·K, from the sizes M·K, K·N and M·N of operands and result, whichever of them is transposed."""
-    first, second = _operands(kernel)
-    batch = prod(rows if size < 0 else size for size in second.dims[:-2])
-    return 2 * isqrt(first.elements(rows) * second.elements(rows) * kernel.outputs[0].elements(rows) // batch)
+    return _count({kernel: (type_name(operands(kernel)), operations(kernel, rows)) for kernel in kernels})
 
 
 def _row_use(kernels: Sequence[Kernel]) -> Use:
     uses = {}
     for kernel in kernels:
         weights = [constant for constant in kernel.constants if constant.is_matrix]
-        uses[kernel] = (_type((*kernel.inputs[:1], *weights)), 2 * sum(weight.elements(1) for weight in weights))
+        uses[kernel] = (type_name((*kernel.inputs[:1], *weights)), 2 * sum(weight.elements(1) for weight in weights))
     return _count(uses)
 
 
 def _attention_use(kernels: Sequence[Kernel], rows: int) -> Use:
-    return _count({k: (_type(k.inputs[:3]), 4 * rows * k.outputs[0].elements(rows)) for k in kernels})
+    return _count({k: (type_name(k.inputs[:3]), 4 * rows * k.outputs[0].elements(rows)) for k in kernels})
 
 
 def _count(uses: dict[Kernel, tuple[str, int]]) -> Use:
