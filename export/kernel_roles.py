@@ -8,14 +8,22 @@ from math import isqrt, prod
 from export.kernels import BYTES, Kernel, Tensor
 
 QKV = ("attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-GATE_AND_UP = ("feed_forward.w13", "feed_forward.w1", "feed_forward.w3", "mlp.gate_proj", "mlp.up_proj")
+GATE_AND_UP = (
+    "feed_forward.w13",
+    "feed_forward.w1",
+    "feed_forward.w3",
+    "mlp.gate_up_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+)
 OTHERS = ("attention.o", "self_attn.o_proj", "feed_forward.w2", "mlp.down_proj")
 """Products of a block, as the weights' modules are called in the transformers and in the text encoder."""
 FLOATS = ("BFloat16", "Half", "Float")
 _SHORT = {"FP8": "fp8", "BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
 _NAMES = "|".join(map(re.escape, (*QKV, *GATE_AND_UP, *OTHERS)))
-# The node that quantizes a product's input belongs to the kernel before it.
-_PRODUCT = re.compile(rf"(?:^|\.)layers\.(\d+)\.({_NAMES})(?=\.|_dequantized|$)")
+# What quantizes a product's input may be part of the kernel before it, what scales or splits its result of the next.
+_AROUND = r"_quantize|_scaled|_float32|_parts"
+_PRODUCT = re.compile(rf"(?:^|\.)layers\.(\d+)\.({_NAMES})(?=[._]|$)(?!.*(?:{_AROUND})$)")
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
 
 from export.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS
 from export.report_measure import STAGES, TRANSFORMERS
+from export.report_page import capital, page, section, table
 from export.report_plot import Series, line_plot
-from export.report_style import STYLE
 from export.report_summary import (
     GRAPH_COLUMNS,
     PICTURE_COLUMNS,
@@ -33,16 +33,7 @@ _LONGEST = 240
 def html_page(report: Report) -> str:
     """The page's text."""
     sections = (_setup(report), _bundles(report), _graphs(report), _plot(report), _pictures(report), _grid(report))
-    title = f"Bundle quality: {escape(report.checkpoint)}"
-    # The policy makes a browser refuse anything from outside, and scripts.
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        'img-src data:">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"Bundle quality: {report.checkpoint}", sections)
 
 
 def _setup(report: Report) -> str:
@@ -69,7 +60,7 @@ def _bundles(report: Report) -> str:
         for entry in report.entries
     ]  # fmt: skip
     columns = ("Bundle", "Precision", "In float8", "Everything else", "Time rounded to", "Size in MB")
-    return _section("Bundles", "", _table(columns, rows, words=5))
+    return section("Bundles", "", table(columns, rows, words=5))
 
 
 def _graphs(report: Report) -> str:
@@ -85,8 +76,8 @@ def _graphs(report: Report) -> str:
         "The relative error is ‖bundle − reference‖ / ‖reference‖. Both sides get the same time; where a bundle rounds "
         "it to bfloat16, so does its reference. Worst cases are over all prompts and steps."
     )
-    columns = ("Graph", "Bundle", "Precision", *map(_capital, GRAPH_COLUMNS))
-    return _section("Graphs at fixed inputs", note, _table(columns, rows, words=3))
+    columns = ("Graph", "Bundle", "Precision", *map(capital, GRAPH_COLUMNS))
+    return section("Graphs at fixed inputs", note, table(columns, rows, words=3))
 
 
 def _plot(report: Report) -> str:
@@ -98,19 +89,19 @@ def _plot(report: Report) -> str:
     ]
     plot = line_plot(series, "step", "relative velocity error")
     note = "At the reference’s latents of each step, mean over the prompts. Step 1 starts from noise."
-    return _section("Error over the steps", note, f'<div class="scroll">{plot}</div>')
+    return section("Error over the steps", note, f'<div class="scroll">{plot}</div>')
 
 
 def _pictures(report: Report) -> str:
     gain = _gain(report)
     rows = _by_prompt(report, lambda entry, index: [entry.manifest.precision, *picture_row(entry, index)])
-    columns = ("Prompt", "Bundle", "Precision", *map(_capital, PICTURE_COLUMNS))
+    columns = ("Prompt", "Bundle", "Precision", *map(capital, PICTURE_COLUMNS))
     note = (
         "Each bundle samples by itself from the reference’s start noise, so small errors add up over the steps. "
         f"Below each picture: its absolute difference from the reference, {gain} times amplified; black is equal."
     )
     strips = "".join(_strip(report, index, gain) for index in range(len(report.plans)))
-    return _section("Pictures", note, _table(columns, rows, words=3) + strips)
+    return section("Pictures", note, table(columns, rows, words=3) + strips)
 
 
 def _strip(report: Report, index: int, gain: int) -> str:
@@ -167,7 +158,7 @@ def _grid(report: Report) -> str:
     )
     periods = [f"{period} px, {who}" for period in PERIODS for who in ("reference", "bundle")]
     columns = ("Prompt", "Bundle", "New grid", *periods)
-    return _section("Grid check", note, _table(columns, _by_prompt(report, _grid_cells), words=3))
+    return section("Grid check", note, table(columns, _by_prompt(report, _grid_cells), words=3))
 
 
 def _grid_cells(entry: Entry, index: int) -> list[str]:
@@ -187,38 +178,9 @@ def _by_prompt(report: Report, cells: Callable[[Entry, int], list[str]]) -> list
     return rows
 
 
-def _section(title: str, note: str, content: str) -> str:
-    text = f'<p class="note">{note}</p>' if note else ""
-    return f"<section><h2>{title}</h2>{text}{content}</section>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
-    """A table whose last columns hold figures; a cell that begins with ``<th`` is put in as it is."""
-    figures = len(columns) - words
-    head = "".join(
-        f'<th scope="col"{"" if position < words else " class=figure"}>{name}</th>'
-        for position, name in enumerate(columns)
-    )
-    body = ""
-    for row in rows:
-        first = ' class="group"' if row[0].startswith("<th") else ""
-        cells = [
-            cell
-            if cell.startswith("<th")
-            else f"<td{'' if position < len(row) - figures else ' class=figure'}>{cell}</td>"
-            for position, cell in enumerate(row)
-        ]
-        body += f"<tr{first}>{''.join(cells)}</tr>"
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _name(report: Report, entry: Entry) -> str:
     return f'<span class="dot" style="background:{_color(report, entry)}"></span>{escape(entry.label)}'
 
 
 def _color(report: Report, entry: Entry) -> str:
     return _COLORS[[other.label for other in report.entries].index(entry.label) % len(_COLORS)]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -34,6 +34,7 @@ tbody tr:last-child { border-bottom: 1px solid var(--line); }
 .good, .bad { padding: 1px 9px; border-radius: 9px; font-size: 13px; }
 .good { color: #17663a; background: #e5f5eb; }
 .bad { color: #9b1c1c; background: #fde8e8; font-weight: 600; }
+.bar { display: block; width: 100%; min-width: 200px; height: 14px; margin-top: 4px; border-radius: 3px; }
 .plot { display: block; width: 100%; min-width: 760px; font: 12px system-ui, sans-serif; }
 .plot text { fill: #475067; }
 .plot .label { font-size: 13px; fill: var(--ink); }

@@ -1,7 +1,7 @@
 """A report as plain data, and as rows of text for people."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +9,7 @@ from typing import Any
 
 from export.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS, PictureError, VectorError, picture_error
 from export.report_measure import STAGES, Measured, Sample
+from export.text_table import aligned
 from runtime.manifest import Manifest
 from runtime.plan import Plan
 
@@ -165,8 +166,8 @@ def as_text(report: Report) -> str:
     return "\n\n".join(
         (
             title,
-            _aligned([("graph", "bundle", *GRAPH_COLUMNS), *graphs]),
-            _aligned([("prompt", "bundle", *PICTURE_COLUMNS, *grids), *pictures]),
+            aligned([("graph", "bundle", *GRAPH_COLUMNS), *graphs]),
+            aligned([("prompt", "bundle", *PICTURE_COLUMNS, *grids), *pictures]),
             *_rounding(report),
         )
     )
@@ -183,16 +184,3 @@ def grid_cells(entry: Entry, index: int) -> list[str]:
     """``9.2 (8.7)`` for each period, the reference's ratio in brackets."""
     checks = entry.measured.pictures[index].grid
     return [f"{check.ratio:.1f} ({check.reference:.1f}){' GRID' if check.flagged else ''}" for check in checks]
-
-
-def _aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first two hold words, the others figures."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
