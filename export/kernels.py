@@ -26,6 +26,7 @@ BYTES = {"FP8": 1, "Int8": 1, "UInt8": 1, "Bool": 1, "BFloat16": 2, "Half": 2, "
 """Size of an element, by the listing's word for its type."""
 
 _WORD = re.compile("[A-Z][a-z]*")
+_TYPE = re.compile(r"Datatype: (\w+)")
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,14 @@ def _tensors(text: str) -> tuple[Tensor, ...]:
     for part in text.split("{ Name: ")[1:]:
         name, dimensions, rest = part.partition(", Dimensions: [")
         dims, bracket, rest = rest.partition("]")
-        dtype = rest.partition("Datatype: ")[2].partition(",")[0].strip()
+        found = _TYPE.search(rest)
         try:
             sizes = tuple(int(size) for size in dims.split(",") if size.strip())
         except ValueError:
-            sizes, dtype = (), ""
-        if not (dimensions and bracket and dtype):
+            found = None
+        if not (dimensions and bracket and found):
             raise ValueError(f"a tensor in the build's list of kernels is not understood: {part[:200]}")
-        tensors.append(Tensor(name, dtype, sizes))
+        tensors.append(Tensor(name, found[1], sizes))
     return tuple(tensors)
 
 
