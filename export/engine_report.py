@@ -5,7 +5,7 @@
   gives, element by element.
 - *Operations* are 2·M·N·K of each product. Sizes that vary count as ``rows``, the sequence length that the engine is
   tuned for; queries of fewer rows are not told apart. Those of attention are counted by themselves: 4·rows per element
-  of the result, two products over a sequence of that length.
+  of the result, two products over a sequence of that length; they are 0 where the batch may vary.
 - A *block* is what lies between the first product for a block's queries, keys or values and the first of the next
   block, in the order of the launches: signals and waits are not counted, and neither is the last block, which has no
   such end. Without a weight's name, which only dequantised weights have, the fused attentions are taken instead.
@@ -216,7 +216,13 @@ def _row_use(kernels: Sequence[Kernel]) -> Use:
 
 
 def _attention_use(kernels: Sequence[Kernel], rows: int) -> Use:
-    return _count({k: (type_name(k.inputs[:3]), 4 * rows * k.outputs[0].elements(rows)) for k in kernels})
+    uses = {}
+    for kernel in kernels:
+        (result, *_) = kernel.outputs
+        # In a batch that varies heads and pictures are one dimension, and how many heads there are is not told.
+        known = not (result.dims[0] < 0 and min(result.dims[1:]) < 0)
+        uses[kernel] = (type_name(kernel.inputs[:3]), 4 * rows * result.elements(rows) if known else 0)
+    return _count(uses)
 
 
 def _count(uses: dict[Kernel, tuple[str, int]]) -> Use:
