@@ -7,7 +7,7 @@ from math import isqrt, prod
 
 from export.kernels import BYTES, Kernel, Tensor
 
-QKV = ("attention.qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+QKV = ("attention.qkv", "self_attn.qkv_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_AND_UP = (
     "feed_forward.w13",
     "feed_forward.w1",
