@@ -19,6 +19,8 @@ from export.activation_ranges import activation_ranges
 from export.bundle import check_output, file_spec, publish, unfinished
 from export.checksums import recorded
 from export.checksums import verify as verify_files
+from export.engine_files import PAGE, REPORT, engines_from_json
+from export.engine_report_html import engines_page
 from export.engine_stage import EngineOptions
 from export.jobs import Job, jobs_of
 from export.ledger import LEDGER, Finished, Ledger
@@ -38,8 +40,8 @@ from runtime.decoding import decode
 from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
 
 PROGRAM = "export.build"
-RANGES, REPORT = "ranges.json", "report.json"
-"""Files beside the graphs: the activation ranges of a float8 bundle, and what was built."""
+RANGES = "ranges.json"
+"""File beside the graphs: the activation ranges of a float8 bundle."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,10 @@ def build(
             write_ranges(ranges, partial / RANGES)
         report = _report(opened, variants, finished)
         if report:
-            (partial / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(report, indent=1) + "\n"
+            (partial / REPORT).write_text(text, encoding="utf-8")
+            if engines := engines_from_json(text, REPORT):
+                (partial / PAGE).write_text(engines_page(described.name, engines), encoding="utf-8")
         manifest = replace(
             described,
             precision=precision,
@@ -238,6 +243,7 @@ def _files(partial: Path, finished: dict[Job, Finished], ranges: bool, report: b
     """Every file of the bundle; those of the stages have been hashed already."""
     files = {path: spec for made in finished.values() for path, spec in made.files.items()}
     others = [TOKENIZER, LEDGER, *([RANGES] if ranges else []), *([REPORT] if report else [])]
+    others += [PAGE] if (partial / PAGE).is_file() and any(job.engine for job in finished) else []
     return dict(sorted((files | {name: file_spec(partial / name) for name in others}).items()))
 
 

@@ -44,7 +44,7 @@ def _product_cells(report: EngineReport) -> list[str]:
         counted(report.products.types), counted(report.row_products.types),
         *_operation_cells(report.fp8_share, report.products, report.row_products),
         str(report.qkv_products or NONE), str(report.gate_products or NONE),
-        str(report.copies), f"{report.copy_bytes / 1e6:,.1f}" if report.copies else NONE,
+        f"{report.copies}, {report.copy_bytes / 1e6:,.1f} MB" if report.copies else "0",
     ]  # fmt: skip
 
 
@@ -75,8 +75,7 @@ TABLES = (
         "Kernels by the type of their operands; “bf16 x fp8” dequantises a float8 weight on the way. Operations are "
         "2·M·N·K for the rows above, without attention and convolutions. A copy is a float8 weight that each call "
         "writes to memory in 16 or 32 bits.",
-        ("Products", "Of single rows", "GFLOP", "In fp8", "Kernels for q, k, v", "For gate and up", "Weight copies",
-         "Copied MB"),
+        ("Products", "Of single rows", "GFLOP", "In fp8", "Kernels for q, k, v", "For gate and up", "Weight copies"),
         _product_cells,
     ),
     Table(

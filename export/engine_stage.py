@@ -1,6 +1,5 @@
 """One stage of a checkpoint to one TensorRT plan of a bundle."""
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from export import weights
 from export.bundle import file_spec
 from export.engine import Built, build_plan, load_package
+from export.engine_files import kernels_to_json
 from export.engine_report import Build, Wanted, audit, report
 from export.graphs import graph_record
 from export.kernels import parse_kernels
@@ -21,6 +21,7 @@ from export.memory import PeakMemory
 from export.profile import shapes, used
 from export.recipe import PRODUCTS
 from export.stage import StageOptions, stage_graph
+from model.autoencoder import PATCH
 from model.checkpoint import Checkpoint
 from runtime.manifest import EngineSpec, FileSpec, SizeRange
 
@@ -90,9 +91,9 @@ def build_engine(
     if problems := audit(kernels, wanted):
         plan.unlink()
         raise RuntimeError(f"the engine of {stage} is not what was asked for: {'; '.join(problems[:5])}")
-    described = report(_build(stage, options, engine, ranges, built, size, memory.peak), kernels)
+    described = report(_build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.peak), kernels)
     listing = plan.with_suffix(".kernels.json")
-    listing.write_text(json.dumps([asdict(kernel) for kernel in kernels], separators=(",", ":")) + "\n", "utf-8")
+    listing.write_text(kernels_to_json(kernels), encoding="utf-8")
     spec = EngineSpec(
         relative, options.precision.stage(stage), record.inputs, (record.output,), dict(ranges), built.activation_bytes
     )
@@ -101,14 +102,22 @@ def build_engine(
 
 
 def _build(
-    stage: str, options: StageOptions, engine: EngineOptions, ranges: Mapping[str, SizeRange], built: Built, size: int,
-    peak: int,
+    stage: str, options: StageOptions, engine: EngineOptions, rows: int, built: Built, size: int, peak: int,
 ) -> Build:  # fmt: skip
-    rows = next((ranges[name].optimum for name in ("L", "N", "T") if name in ranges), 0)
     return Build(
-        stage, engine.backend, engine.targets, engine.version, "fp8" if options.recipe.attention else "base", rows,
-        built.size, size, peak, built.seconds,
+        stage, engine.backend, engine.targets, engine.version, "fp8" if options.recipe.attention else "base",
+        rows, built.size, size, peak, built.seconds,
     )  # fmt: skip
+
+
+def _rows(ranges: Mapping[str, SizeRange], checkpoint: Checkpoint) -> int:
+    """Sequence length that the engine is tuned for; that of the VAE's attention is the number of its latent pixels."""
+    best = {name: size.optimum for name, size in ranges.items()}
+    if "grid_h" in best:
+        return best["grid_h"] * best["grid_w"] * PATCH**2
+    if "H" in best:
+        return best["H"] * best["W"] // checkpoint.autoencoder.factor**2
+    return next(best[name] for name in ("L", "N", "T") if name in best)
 
 
 def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:

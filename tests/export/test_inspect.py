@@ -88,7 +88,7 @@ def test_figures_of_every_engine(bundle, capsys):
         "dit_cond", "55", "11 to 12", "1", "0", "–", "37 kgen, 16 gemm, 2 runtime_fusion",
     ]  # fmt: skip
     assert row(text, "Matrix products", "dit_cond") == [
-        "dit_cond", "16 fp8, 2 bf16 x fp8", "5 fp32 x fp8", "6.0", "95.2%", "1", "1", "0", "–",
+        "dit_cond", "16 fp8, 2 bf16 x fp8", "5 fp32 x fp8", "6.0", "95.2%", "1", "1", "0",
     ]  # fmt: skip
     assert row(text, "Attention", "dit_cond") == ["dit_cond", "4 fp8", "–", "38.8", "100.0%"]
     assert row(text, "Kernels", "vae_decoder")[5] == "3 bf16"
