@@ -41,14 +41,43 @@ def attach(model: ir.Model, sources: Sources) -> None:
 
 
 def link(model: ir.Model, sources: Sources) -> None:
-    """Make every initializer whose bytes are in the checkpoint a reference to them; before or after `attach`."""
+    """Make every initializer whose bytes are in the checkpoint a reference to them; before or after `attach`.
+
+    A table that rows are taken from stays in the 16 bits that it is stored in; the rows are cast instead.
+    """
     for name, value in model.graph.initializers.items():
         stored = _stored(name, sources)
-        if stored is not None and value.dtype == _STORED.get(stored.dtype) and value.shape == stored.shape:
+        if stored is None or value.shape != stored.shape:
+            continue
+        dtype = _STORED.get(stored.dtype)
+        if dtype == ir.DataType.BFLOAT16 and value.dtype == ir.DataType.FLOAT and _is_table(value):
+            _cast_rows(model.graph, value)
+        if value.dtype == dtype:
             value.const_value = ir.ExternalTensor(
                 stored.file.name, stored.offset, stored.nbytes, value.dtype, shape=ir.Shape(stored.shape), name=name,
                 base_dir=stored.file.parent,
             )  # fmt: skip
+
+
+def _is_table(value: ir.Value) -> bool:
+    return bool(value.uses()) and all(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
+
+
+def _cast_rows(graph: ir.Graph, table: ir.Value) -> None:
+    """Make the table bfloat16, and what is taken from it float32: the same values."""
+    for use in list(table.uses()):
+        rows = use.node.outputs[0]
+        cast = ir.node("Cast", [rows], attributes={"to": ir.DataType.FLOAT.value}, name=f"{use.node.name}_float32")
+        cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = (
+            f"{rows.name}_float32",
+            rows.type,
+            rows.shape,
+        )
+        ir.convenience.replace_all_uses_with(rows, cast.outputs[0])
+        cast.replace_input_with(0, rows)
+        rows.type = ir.TensorType(ir.DataType.BFLOAT16)
+        graph.insert_after(use.node, cast)
+    table.type = ir.TensorType(ir.DataType.BFLOAT16)
 
 
 def _stored(name: str, sources: Sources) -> StoredTensor | None:
