@@ -13,6 +13,7 @@ around the matrix products, which weigh more in a larger model. The sides take t
 - peak memory: the largest resident set of those processes.
 - outside engine: the part of a warm picture's time that is not spent in calls of ONNX Runtime sessions.
 - installed size: what pip adds to an empty environment (with ``--installed-size``; takes minutes).
+- builds (with ``--builds``): see scripts/bench_builds.py.
 - same picture: the largest difference of any pixel between the sides, over all runs. It alone makes the command fail.
 
 A run is repeated when other processes used the CPU meanwhile: PyTorch's threads wait for each other by spinning, and
@@ -43,8 +44,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 # The code that is measured is the one beside this file, installed or not; the peers' classes live with the tests.
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 
+import bench_builds  # noqa: E402
 from peers import Shape, make_pipeline, save_diffusers  # noqa: E402
 
 from export.build import build  # noqa: E402
@@ -349,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", type=int, default=256, help="width and height in pixels (default: %(default)s)")
     add("--workdir", type=Path, help="keep checkpoint and bundle here for the next time (default: temporary)")
     add("--installed-size", action="store_true", help="install both sides into new environments and compare them")
+    add("--builds", action="store_true", help="also time and memory of the demo's builds, engines included")
     add("--json", type=Path, metavar="FILE", help="write the report here")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -357,6 +360,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows))
     print(f"\n{args.size} x {args.size}, {PLAN.preset}, {args.threads} threads, {args.shape}: {shape}")
     print(f"{report['versions']}\n{report['disturbed']} of {report['runs']} runs were disturbed by other processes")
+    if args.builds:
+        with tempfile.TemporaryDirectory() as folder:
+            builds = bench_builds.measure("demo", None, Path(folder))
+        print(f"\n{bench_builds.table(builds)}")
+        report["builds"] = [asdict(row) for row in builds]
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(rows[-1].verdict == "missed")
