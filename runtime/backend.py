@@ -78,7 +78,11 @@ def open_graphs(
         ) from error
     except ImportError as error:
         raise RuntimeError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
-    open_graph = ort.opener(directory, choice.device, threads)
+    try:
+        open_graph = ort.opener(directory, choice.device, threads)
+    except RuntimeError as error:
+        # A GPU was asked for, and engines would have run on it.
+        raise RuntimeError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
     return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
 
 
