@@ -37,7 +37,7 @@ class Buffer:
         object as the last time, nothing is copied. `array` may be a part of it, and is then always copied.
         """
         self.reserve(array.nbytes)
-        if self.constant is not None and self.constant is original:
+        if array is original and array is self.constant:
             return
         np.copyto(self._host_array(array.shape, array.dtype), array)
         self.device.upload(self.address, self.host, array.nbytes)

@@ -1,5 +1,6 @@
 """Open the engines that were chosen: everything that runs a bundle with TensorRT, put together."""
 
+import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,13 +37,11 @@ def open_engines(
     engines, memory, index = choice.engines, choice.memory, device_index(choice.device)
     assert engines is not None and memory is not None and index is not None, "a choice of engines"
     cudart = cuda.load_cudart()
+    gpu = cuda.find_gpu(cudart, index)  # which makes it the current device, for TensorRT as well
     package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
     for stage in stages:
         package.check_plan(directory / engines.graphs[stage].plan)
-    store = None
-    if package.rtx:
-        gpu = cuda.find_gpu(cudart, index)
-        store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu))
+    store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu)) if package.rtx else None
     device = cuda.Device(cudart, index)
     arena = Arena(device)
     loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
@@ -81,12 +80,16 @@ def _close(
     device: cuda.Device,
 ) -> None:  # fmt: skip
     """Free everything, contexts and engines before the memory that they use; keep the compiled kernels."""
-    device.activate()
-    if store is not None:
-        store.store()
-    for engine in engines:
-        engine.drop()
-    arena.release()
-    for buffer in buffers:
-        buffer.release()
-    device.close()
+    try:
+        device.activate()
+        if store is not None:
+            store.store()
+        for engine in engines:
+            engine.drop()
+        arena.release()
+        for buffer in buffers:
+            buffer.release()
+        device.close()
+    except cuda.CudaError as error:
+        # After a kernel has crashed nothing works any more; what went wrong has been reported then.
+        logging.getLogger(__name__).warning("device memory was not freed: %s", error)

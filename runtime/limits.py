@@ -1,5 +1,7 @@
 """What sizes the engines of a bundle take. Checked before a graph is loaded, from the manifest alone."""
 
+from collections.abc import Iterable
+
 from runtime.manifest import EngineSet, SizeRange
 from runtime.plan import Plan
 
@@ -16,10 +18,10 @@ _MEANINGS = {
 _TEXT = ("T",)
 
 
-def check_limits(engines: EngineSet, plan: Plan) -> None:
-    """Raise ValueError unless the engines take the plan's sizes; any number of pictures runs in batches that fit.
+def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
+    """Raise ValueError unless the engines of these stages, which get the whole picture, take the plan's sizes.
 
-    The message has the value, the range, and what to do.
+    The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
     """
     if plan.unconditional == "conditional" and plan.guided:
         raise ValueError(
@@ -33,8 +35,8 @@ def check_limits(engines: EngineSet, plan: Plan) -> None:
         "N": tokens, "T": text, "L": tokens + text,
     }  # fmt: skip
     for name, meaning in _MEANINGS.items():
-        for stage, spec in engines.graphs.items():
-            limits = spec.sizes.get(name)
+        for stage in stages:
+            limits = engines.graphs[stage].sizes.get(name)
             if limits is not None and not limits.minimum <= values[name] <= limits.maximum:
                 raise ValueError(_refusal(engines, stage, meaning, name, values[name], limits, plan))
 

@@ -19,7 +19,8 @@ from runtime.manifest import EngineSet, FileSpec
 
 MEMORY = ("auto", "resident", "staged")
 """What a user may ask for: resident; staged or what is smaller; auto for the first that fits."""
-STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"), ("vae_decoder", "vae_encoder"))
+STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"))
+"""Stages that run together; all others are the VAE's, which is the last step."""
 OVERHEAD = 512 << 20
 """Bytes for compiled kernels, CUDA's own structures and the tensors between engines. An allowance, not measured."""
 STREAMED_SHARE = 0.25
@@ -68,7 +69,7 @@ def plan_memory(
     scratch = {stage: engines.graphs[stage].activation_bytes for stage in stages}
     plans = [] if wanted == "staged" else [_whole("resident", (tuple(stages),), weights, scratch)]
     if wanted != "resident":
-        steps = tuple(group for step in STEPS if (group := tuple(stage for stage in step if stage in weights)))
+        steps = _steps(stages)
         plans.append(_whole("staged", steps, weights, scratch))
         if engines.weight_streaming:
             plans.append(_streamed(steps, weights, scratch, free))
@@ -77,6 +78,13 @@ def plan_memory(
         if plan.needed <= free:
             return MemoryPlan(plan.level, plan.groups, plan.budgets, plan.needed, _reason(plan, plans, weights, free))
     raise MemoryPlanError(_refusal(engines, plans, free, wanted))
+
+
+def _steps(stages: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The stages by step, without steps that have none."""
+    vae = tuple(stage for stage in stages if not any(stage in step for step in STEPS))
+    steps = (*(tuple(stage for stage in step if stage in stages) for step in STEPS), vae)
+    return tuple(step for step in steps if step)
 
 
 def _whole(

@@ -239,10 +239,15 @@ class Engine:
         self.scratch = 0
 
     def _check_tensors(self, engine: Any) -> None:
+        trt = self.package.trt
+        dtypes = {"float32": trt.DataType.FLOAT, "int64": trt.DataType.INT64, "uint8": trt.DataType.UINT8}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        wanted = [tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)]
+        wanted = {tensor.name: dtypes[tensor.dtype] for tensor in (*self.spec.inputs, *self.spec.outputs)}
         if sorted(names) != sorted(wanted):
             raise BundleError(f"the plan {self.plan} has the tensors {sorted(names)}, the manifest {sorted(wanted)}")
+        for name, dtype in wanted.items():
+            if (found := engine.get_tensor_dtype(name)) != dtype:
+                raise BundleError(f"the plan {self.plan} has {name} as {found}, the manifest as {dtype}")
 
     def _check_read(self, reader: Any) -> None:
         if reader.problem is not None:

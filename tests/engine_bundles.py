@@ -111,7 +111,7 @@ TOY = {
     "vae_decoder": stage(
         lambda latents: np.repeat(np.repeat(latents[..., :3], 2, axis=1), 2, axis=2).astype(np.uint8),
         {"latents": "float32"}, "image",
-        lambda shapes: (shapes["latents"][0], 2 * shapes["latents"][1], 2 * shapes["latents"][2], 3),
+        lambda shapes: (shapes["latents"][0], 2 * shapes["latents"][1], 2 * shapes["latents"][2], 3), "uint8",
     ),
 }  # fmt: skip
 

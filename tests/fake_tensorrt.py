@@ -35,6 +35,10 @@ class ExecutionContextAllocationStrategy(IntEnum):
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = 0, 1, 2
 
 
+class DataType(IntEnum):
+    FLOAT, INT64, UINT8, BF16 = 0, 8, 6, 7
+
+
 class ILogger:
     class Severity(IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = 0, 1, 2, 3, 4
@@ -175,6 +179,11 @@ class ICudaEngine:
         stage = self.module.stages[self.stage]
         return [*stage.inputs, stage.output][index]
 
+    def get_tensor_dtype(self, name):
+        stage = self.module.stages[self.stage]
+        names = {"float32": DataType.FLOAT, "int64": DataType.INT64, "uint8": DataType.UINT8}
+        return names.get(stage.inputs.get(name, stage.dtype), DataType.BF16)
+
     @property
     def weight_streaming_budget_v2(self):
         return self.budget
@@ -248,7 +257,7 @@ class FakeTensorRT:
 
     ILogger, IStreamReaderV2, SeekPosition, EngineValidity = ILogger, IStreamReaderV2, SeekPosition, EngineValidity
     EngineInvalidityDiagnostics, CudaGraphStrategy = EngineInvalidityDiagnostics, CudaGraphStrategy
-    ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
+    ExecutionContextAllocationStrategy, DataType = ExecutionContextAllocationStrategy, DataType
 
     def __init__(self, cudart, stages, rtx=True, version="1.7.1.116"):
         self.cudart, self.stages, self.rtx, self.__version__ = cudart, stages, rtx, version
@@ -261,6 +270,6 @@ class FakeTensorRT:
         return Runtime(self, logger)
 
 
-def stage(function, inputs, output, shape):
+def stage(function, inputs, output, shape, dtype="float32"):
     """What an engine computes: `inputs` are names and dtypes, `shape` gives the output's from the inputs' shapes."""
-    return SimpleNamespace(function=function, inputs=inputs, output=output, shape=shape)
+    return SimpleNamespace(function=function, inputs=inputs, output=output, shape=shape, dtype=dtype)

@@ -88,7 +88,8 @@ def stage_of(name, spec, graph):
         sizes |= {"H": 16 * sizes.get("grid_h", 0), "W": 16 * sizes.get("grid_w", 0)}
         return tuple(sizes.get(size, size) for size in spec.outputs[0].shape)
 
-    return stage(graph, {tensor.name: tensor.dtype for tensor in spec.inputs}, spec.outputs[0].name, shape)
+    inputs, output = {tensor.name: tensor.dtype for tensor in spec.inputs}, spec.outputs[0]
+    return stage(graph, inputs, output.name, shape, output.dtype)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -437,6 +438,12 @@ def test_a_plan_with_other_tensors(box):
         box.open()
 
 
+def test_a_plan_with_other_types(box, monkeypatch):
+    monkeypatch.setattr(TOY["dit_uncond"], "dtype", "bfloat16")
+    with pytest.raises(BundleError, match=r"the plan .*dit_uncond.plan has velocity as .*7, the manifest as .*0"):
+        box.open()
+
+
 def test_a_plan_that_cannot_be_read(box, monkeypatch):
     def fail(self, size):
         raise OSError(5, "Input/output error")
@@ -520,6 +527,17 @@ def test_a_cuda_call_that_fails(box, monkeypatch):
         graph(**feeds())
 
 
+def test_a_gpu_that_is_lost_does_not_break_the_end_of_the_process(box, monkeypatch, caplog):
+    box.open()
+    with monkeypatch.context() as lost:
+        lost.setattr(box.cudart, "cudaSetDevice", lambda device: (cudaError_t.cudaErrorInvalidValue,))
+        with caplog.at_level(logging.WARNING):
+            box.opened.close()
+    assert "device memory was not freed: CUDA failed choosing the device" in caplog.text
+    caplog.clear()  # its record holds the error, which holds the engines
+    del box.opened
+
+
 # The machine
 
 
@@ -540,6 +558,35 @@ def test_what_is_found(monkeypatch):
     assert (machine.gpu.free, machine.gpu.total, machine.gpu.driver) == (23 * 10**9, 24 * 10**9, 13000)
     assert machine.versions == (("rtx", "1.7.1.116"),)
     assert machine.problems == (("tensorrt", "TensorRT is not installed; install the extra 'tensorrt'"),)
+
+
+def test_cuda_bindings_are_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    machine = look(0, ["rtx"])
+    assert machine.gpu is None
+    assert machine.no_gpu.startswith("cuda-bindings cannot be imported (")
+    assert machine.no_gpu.endswith("; install the extra 'rtx' (GeForce and RTX cards) or 'tensorrt'")
+
+
+@pytest.mark.parametrize(
+    ("backend", "module", "message"),
+    [
+        ("rtx", "tensorrt_rtx", r"TensorRT-RTX is not installed \(.*\); install the extra 'rtx'"),
+        ("tensorrt", "tensorrt", r"TensorRT is not installed \(.*\); install the extra 'tensorrt'"),
+    ],
+)
+def test_tensorrt_is_not_installed(monkeypatch, backend, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(trt.MissingPackageError, match=message):
+        trt.load_package(backend)
+
+
+def test_tensorrt_cannot_be_loaded(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: no such file')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(trt.MissingPackageError, match=r"TensorRT is installed but cannot be loaded: libnvinfer.so.11"):
+        trt.load_package("tensorrt")
 
 
 def test_no_gpu_and_no_such_gpu(monkeypatch):

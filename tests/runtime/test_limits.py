@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from engine_bundles import engine_set
+from engine_bundles import STAGES, engine_set
 
 from runtime.limits import check_limits
 from runtime.manifest import SizeRange
@@ -21,9 +21,9 @@ def plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"
 
 @pytest.mark.parametrize("size", [(256, 256), (1024, 1024), (2048, 2048), (2048, 1024)])
 def test_what_fits(size):
-    check_limits(ENGINES, plan(*size))
-    check_limits(ENGINES, plan(*size, tokens=1))
-    check_limits(ENGINES, plan(*size, tokens=2048))
+    check_limits(ENGINES, STAGES, plan(*size))
+    check_limits(ENGINES, STAGES, plan(*size, tokens=1))
+    check_limits(ENGINES, STAGES, plan(*size, tokens=2048))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_fits(size):
 )
 def test_what_does_not(wrong, message):
     with pytest.raises(ValueError, match=message):
-        check_limits(ENGINES, wrong)
+        check_limits(ENGINES, STAGES, wrong)
 
 
 def test_image_tokens_are_a_limit_of_their_own():
@@ -56,10 +56,14 @@ def test_image_tokens_are_a_limit_of_their_own():
     spec = ENGINES.graphs["dit_cond"]
     small = replace(spec, sizes=spec.sizes | {"N": SizeRange(256, 4096, 8192)})
     engines = replace(ENGINES, graphs=ENGINES.graphs | {"dit_cond": small})
-    check_limits(engines, plan(2048, 1024))
+    check_limits(engines, STAGES, plan(2048, 1024))
     with pytest.raises(ValueError, match=r"the number of image tokens is 8320, and the dit_cond .* takes 256 to 8192"):
-        check_limits(engines, plan(2048, 1040))
+        check_limits(engines, STAGES, plan(2048, 1040))
 
 
 def test_without_guidance_the_missing_text_does_not_matter():
-    check_limits(ENGINES, plan(guidance=1.0, unconditional="conditional"))
+    check_limits(ENGINES, STAGES, plan(guidance=1.0, unconditional="conditional"))
+
+
+def test_only_the_stages_that_run_count():
+    check_limits(ENGINES, ("text_encoder",), plan(4096, 4096))

@@ -1,5 +1,7 @@
 """Which engines are loaded together, for cards of usual sizes and the released float8 model's plans."""
 
+from dataclasses import replace
+
 import pytest
 from engine_bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
 
@@ -85,6 +87,15 @@ def test_exactly_enough_is_enough():
     needed = plan(46 * GB).needed
     assert plan(needed).level == "resident"
     assert plan(needed - 1).level == "staged"
+
+
+def test_whatever_else_a_bundle_has_belongs_to_the_vae():
+    engines = engine_set()
+    files = manifest(engines).files
+    more = dict.fromkeys(("vae_encoder", "vae_decoder_tile"), engines.graphs["vae_decoder"])
+    engines = replace(engines, graphs=engines.graphs | more)
+    got = plan_memory(engines, files, (*STAGES, *more), 46 * GB, "staged")
+    assert got.groups == (*STEPS[:2], ("vae_decoder", "vae_encoder", "vae_decoder_tile"))
 
 
 def test_unknown_level():
