@@ -127,10 +127,7 @@ def _refusal(engines: EngineSet, plans: Sequence[MemoryPlan], free: int, wanted:
     text = f"the {engines.label} need {levels}, and {_gb(free)} of device memory are free"
     if wanted == "resident":
         return f"{text}; choose --memory staged or auto"
-    ways = ["close other programs that use the GPU", "build them for smaller pictures (--max-size)"]
-    if not engines.weight_streaming:
-        ways.append("build them with weight streaming (--weight-streaming)")
-    return f"{text}; {', or '.join(ways)}"
+    return f"{text}; close other programs that use the GPU, or build them for smaller pictures (--max-size)"
 
 
 def _gb(size: int) -> str:

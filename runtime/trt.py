@@ -108,7 +108,7 @@ class Engine:
             spec: of the stage, to compare with the plan.
             plan: the file.
             kernels: store of compiled kernels, with TensorRT-RTX.
-            budget: bytes of streamable weights to keep on the device; None for all.
+            budget: bytes of weights to keep on the device; None for all.
             defer: keep everything but the weights when unloaded.
         """
         self.package, self.device, self.arena, self.name, self.spec, self.plan = (
@@ -213,8 +213,10 @@ class Engine:
         self.engine = engine
         self._check_tensors(engine)
         if self.budget is not None:
-            # Must be set before the first context.
-            engine.weight_streaming_budget_v2 = min(self.budget, engine.streamable_weights_size)
+            # Before the first context. What cannot be streamed is on the device beside TensorRT's budget.
+            streamable = engine.streamable_weights_size
+            fixed = max(0, self.plan.stat().st_size - streamable)
+            engine.weight_streaming_budget_v2 = min(max(0, self.budget - fixed), streamable)
 
     def _make_context(self) -> None:
         trt, engine = self.package.trt, self.engine

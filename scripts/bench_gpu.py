@@ -48,8 +48,6 @@ PROMPT = (
     "and a yellow cat holding a sign that says hello world at the bottom right."
 )
 SEED = 1
-RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""What TensorRT-RTX 1.7 builds for; the H100, H200 and B200 are not among them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,11 +137,12 @@ def prepare(workdir: Path, model: str, machine: Machine) -> tuple[Path, Path]:
 
 def build_options(machine: Machine) -> list[str]:
     """Options of ``export.build`` for the fastest bundle of a bfloat16 checkpoint that this machine runs."""
+    from export.targets import TARGETS
+
     versions, gpu = dict(machine.versions), machine.gpu
     assert gpu is not None, "looked at before"
-    if "rtx" in versions and gpu.capability in RTX_TARGETS:
-        # bfloat16 starts with Ampere.
-        precision = "fp16" if gpu.capability == "sm75" else "bf16"
+    if "rtx" in versions and gpu.capability in TARGETS:
+        precision = "bf16" if "bfloat16" in TARGETS[gpu.capability].types else "fp16"
         return ["--precision", precision, "--backend", "rtx", "--target", gpu.capability]
     if "tensorrt" in versions:
         return ["--precision", "bf16", "--backend", "tensorrt"]

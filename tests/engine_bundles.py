@@ -128,7 +128,7 @@ def toy_bundle(directory, streaming=False, backend="rtx", version="1.7.1.116"):
     files = {}
     (directory / "engines" / "toy").mkdir(parents=True)
     for name, spec in specs.items():
-        text = json.dumps({"stage": name, "weights": TOY_WEIGHTS[name]})
+        text = json.dumps({"stage": name, "weights": TOY_WEIGHTS[name]}).ljust(TOY_WEIGHTS[name])
         (directory / spec.plan).write_text(text)
         files[spec.plan] = FileSpec(TOY_WEIGHTS[name], "00")
     engines = EngineSet(backend, ("sm89",), version, "base", specs, streaming)

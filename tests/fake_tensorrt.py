@@ -150,8 +150,8 @@ class ICudaEngine:
 
     def __init__(self, runtime, plan, deferred):
         self.runtime, self.module, self.stage, self.size = runtime, runtime.module, plan["stage"], plan["weights"]
-        self.streamable_weights_size = self.size
-        self.budget, self.memory, self.deferred = self.size, None, deferred
+        self.streamable_weights_size = self.size - self.size // 10
+        self.budget, self.memory, self.deferred = self.streamable_weights_size, None, deferred
         self.contexts = 0
 
     def take(self):
@@ -190,10 +190,10 @@ class ICudaEngine:
 
     @weight_streaming_budget_v2.setter
     def weight_streaming_budget_v2(self, budget):
-        assert not self.contexts and budget <= self.size
+        assert not self.contexts and 0 <= budget <= self.streamable_weights_size
         self.budget = budget
         self.module.cudart.cudaFree(self.memory)
-        self.memory = self.module.cudart.cudaMalloc(budget)[1]
+        self.memory = self.module.cudart.cudaMalloc(self.size // 10 + budget)[1]
 
     def create_runtime_config(self):
         return IRuntimeConfig(self.module.rtx)

@@ -61,7 +61,7 @@ def test_a_card_of_8_gb_streams_or_is_refused():
     with pytest.raises(
         MemoryPlanError,
         match=r"the rtx engines for sm89, sm120 need 30.9 GB resident, 19.7 GB staged, 10.7 GB swapped, and 7.5 GB of "
-        r"device memory are free; close other programs .*--max-size.*or build them with weight streaming",
+        r"device memory are free; close other programs .*, or build them for smaller pictures \(--max-size\)",
     ):
         plan(7.5 * GB)
 
