@@ -7,9 +7,9 @@ import numpy as np
 from runtime.backend import check_feeds
 from runtime.cuda import Device
 from runtime.device_buffers import Buffer
+from runtime.engine import Engine
 from runtime.manifest import EngineSpec
 from runtime.residency import Residency
-from runtime.trt import Engine
 
 
 class EngineGraph:

@@ -9,6 +9,7 @@ from runtime import cuda, trt
 from runtime.backend import Opened
 from runtime.choice import Choice
 from runtime.device_buffers import Arena, Buffer
+from runtime.engine import Engine
 from runtime.engine_graph import EngineGraph
 from runtime.kernel_cache import KernelCache, cache_directory, cache_name
 from runtime.machine import device_index
@@ -62,12 +63,12 @@ def open_engines(
 def _engines(
     directory: Path, package: trt.TensorRT, device: cuda.Device, arena: Arena, engines: EngineSet, memory: MemoryPlan,
     stages: Sequence[str], store: KernelCache | None,
-) -> dict[str, trt.Engine]:  # fmt: skip
+) -> dict[str, Engine]:  # fmt: skip
     budgets = dict(memory.budgets)
     # Deferred loading and weight streaming exclude each other (TensorRT-RTX 1.7), whatever the budget.
     defer = package.rtx and memory.level != "resident" and not engines.weight_streaming
     return {
-        stage: trt.Engine(
+        stage: Engine(
             package, device, arena, stage, engines.graphs[stage], directory / engines.graphs[stage].plan,
             kernels=store, budget=budgets.get(stage), defer=defer,
         )
@@ -76,7 +77,7 @@ def _engines(
 
 
 def _close(
-    engines: Sequence[trt.Engine], arena: Arena, buffers: Sequence[Buffer], store: KernelCache | None,
+    engines: Sequence[Engine], arena: Arena, buffers: Sequence[Buffer], store: KernelCache | None,
     device: cuda.Device,
 ) -> None:  # fmt: skip
     """Free everything, contexts and engines before the memory that they use; keep the compiled kernels."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from runtime.device_buffers import Arena
-from runtime.trt import Engine
+from runtime.engine import Engine
 
 
 class Residency:

@@ -26,7 +26,7 @@ MEANING = {
 }
 OWNERS = ("self", "package")
 """What may stand before such a variable: ``self.package.runtime``."""
-FILES = ("trt.py", "kernel_cache.py", "cuda.py")
+FILES = ("trt.py", "engine.py", "kernel_cache.py", "cuda.py")
 CLASSES = {
     fake_tensorrt.Runtime: trt.Runtime,
     fake_tensorrt.ICudaEngine: trt.ICudaEngine,
