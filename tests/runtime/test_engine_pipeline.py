@@ -223,3 +223,13 @@ def test_an_engine_of_another_version(bundle, tmp_path, capsys):
     assert "were built by version 1.7.1.116, and 1.8.0.5 is installed" in capsys.readouterr().err
     assert run("--prompt", "x", "--steps", 1, bundle=bundle, output=tmp_path / "a.png") == 0
     assert "on ort (cpu): the rtx engines for sm89 were built by version 1.7.1.116" in capsys.readouterr().err
+
+
+def test_of_many_prompts_only_the_one_that_engines_cannot_make_fails(bundle, tmp_path, capsys):
+    lines = [{"prompt": "x", "output": "a.png"}, {"prompt": "x", "output": "b.png", "width": 768, "height": 256}]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "out").mkdir()
+    arguments = ("--prompt-file", tmp_path / "jobs.jsonl", "--steps", 1)
+    assert run(*arguments, bundle=bundle, output=tmp_path / "out") == 1
+    assert "a picture of 768x256 is outside of what the engines were built for" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["a.png"]
