@@ -29,7 +29,10 @@ class TorchGraph:
 
     def __call__(self, **feeds: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            tensors = {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items()}
+            tensors = {
+                name: torch.from_numpy(np.require(array, requirements="W")).to(self.device)
+                for name, array in feeds.items()
+            }
             return self.module(**tensors).cpu().numpy()
 
 

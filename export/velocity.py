@@ -66,7 +66,7 @@ class _Recorder:
 
     def __call__(self, **feeds: np.ndarray) -> np.ndarray:
         velocity = self.graph(**feeds)
-        tensors = {name: torch.from_numpy(value) for name, value in feeds.items()}
+        tensors = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in feeds.items()}
         self.calls.append(Sample(self.stage, float(feeds["timestep"][0]), tensors, torch.from_numpy(velocity)))
         return velocity
 

@@ -1,42 +1,75 @@
 """What a backend is: something that runs one graph of a bundle on numpy arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from runtime.manifest import GraphSpec, TensorSpec
+from runtime.choice import BACKENDS, Choice, choose, needs_machine
+from runtime.machine import device_index, look
+from runtime.manifest import GraphSpec, Manifest, TensorSpec
 
-BACKENDS = ("auto", "ort")
+__all__ = ["BACKENDS", "Graph", "Opened", "check_feeds", "choose_backend", "open_graphs"]
 
 
 class Graph(Protocol):
     """A loaded graph. The array that a call returns belongs to the caller."""
 
     def __call__(self, **feeds: np.ndarray) -> np.ndarray:
-        """Run the graph on one array for each of its inputs and return its output."""
+        """Run the graph on one array for each of its inputs and return its output.
+
+        A read-only array is a promise that its contents never change: a graph may keep it on its device as long as
+        the same object is passed.
+        """
         ...
 
 
 OpenGraph = Callable[[str, GraphSpec], Graph]
 
 
-def graph_opener(backend: str, device: str, directory: Path, threads: int | None) -> OpenGraph:
-    """The function that loads graphs of the bundle in `directory` on `backend` and `device`.
+@dataclass(frozen=True)
+class Opened:
+    """The graphs of a bundle, ready to run."""
+
+    graphs: dict[str, Graph]
+    choice: Choice
+    close: Callable[[], object]
+    """Frees what the graphs hold; they cannot be called afterwards."""
+
+
+def choose_backend(
+    manifest: Manifest, stages: Sequence[str], backend: str = "auto", device: str = "auto", memory: str = "auto"
+) -> Choice:
+    """What would run these stages here; see `runtime.choice.choose`. Looks for a GPU only if engines may run."""
+    machine = None
+    if needs_machine(manifest, backend, device):
+        names = dict.fromkeys(engines.backend for engines in manifest.engines.values())
+        machine = look(device_index(device) or 0, names)
+    return choose(manifest, stages, machine, backend, device, memory)
+
+
+def open_graphs(
+    manifest: Manifest, directory: Path, stages: Sequence[str], choice: Choice, threads: int | None
+) -> Opened:
+    """Open the stages of the bundle in `directory` with the backend that was chosen.
 
     Args:
-        backend: ``auto`` or ``ort``. ``auto`` is ONNX Runtime, the one backend of this version.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        directory: of the bundle.
-        threads: CPU threads for a graph, None for one per core.
+        manifest: of the bundle.
+        directory: of the bundle; its files have been checked.
+        stages: that will run.
+        choice: from `choose_backend`.
+        threads: CPU threads for a graph of ONNX Runtime, None for one per core.
 
     Raises:
-        ValueError: an unknown backend or device.
-        RuntimeError: the backend or the device is not there; the message says what to install.
+        ValueError: `threads` is out of range.
+        RuntimeError: the backend or the device is not there, or cannot run a graph; the message says what to do.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+    if choice.engines is not None:
+        from runtime.engines import open_engines
+
+        return open_engines(directory, manifest.files, stages, choice)
     try:
         from runtime import ort
     except ModuleNotFoundError as error:
@@ -45,7 +78,12 @@ def graph_opener(backend: str, device: str, directory: Path, threads: int | None
         ) from error
     except ImportError as error:
         raise RuntimeError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
-    return ort.opener(directory, device, threads)
+    try:
+        open_graph = ort.opener(directory, choice.device, threads)
+    except RuntimeError as error:
+        # A GPU was asked for, and engines would have run on it.
+        raise RuntimeError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
+    return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
 
 
 def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: dict[str, np.ndarray]) -> None:

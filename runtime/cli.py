@@ -80,15 +80,18 @@ def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Tas
 
 def _make_all(tasks: Sequence[Task], directory: Path, args: argparse.Namespace, failures: Failures) -> None:
     pipeline = Pipeline.load(
-        directory, backend=args.backend, device=args.device, threads=args.threads, verify=args.verify,
-        unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+        directory, backend=args.backend, device=args.device, memory=args.memory, threads=args.threads,
+        verify=args.verify, unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+        # Of several, one that engines cannot make must not stop the others: it fails in its turn.
+        plans=[task.plan for task in tasks] if len(tasks) == 1 else (),
     )  # fmt: skip
     manifest = pipeline.manifest
     if not args.quiet:
-        print(f"{manifest.name} {manifest.precision} on {pipeline.backend} ({pipeline.device})", file=sys.stderr)
+        print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
     total = sum(len(task.plan.steps) for task in tasks)
     with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
         _make_each(pipeline, tasks, args, failures, bar)
+    pipeline.close()
 
 
 def _make_each(

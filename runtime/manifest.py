@@ -84,6 +84,13 @@ class EngineSet:
     attention: Literal["fp8", "base"]
     """Type of the transformers' attention."""
     graphs: dict[str, EngineSpec]
+    weight_streaming: bool = False
+    """Built so that part of the weights can stay in host memory and be read by the GPU from there."""
+
+    @property
+    def label(self) -> str:
+        """What messages call the set."""
+        return f"{self.backend} engines for {', '.join(self.targets)}"
 
 
 @dataclass(frozen=True)

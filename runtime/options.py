@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from runtime.backend import BACKENDS
+from runtime.backend_options import add_backend_options
 from runtime.caption import CHECKS
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.plan import UNCONDITIONAL
@@ -76,8 +76,6 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
+    add_backend_options(parser)
     add = parser.add_argument
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
-    add("--device", default="cpu", metavar="DEV", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: one per core)")
     add("--no-verify", dest="verify", action="store_false", help="do not hash the bundle's files before loading")

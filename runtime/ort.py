@@ -29,7 +29,7 @@ class OrtGraph:
 
 
 def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
-    """A function that opens graphs of a bundle; see `runtime.backend.graph_opener`."""
+    """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `backend.open_graphs`."""
     providers = _providers(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY

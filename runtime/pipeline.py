@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backend import Graph, graph_opener
+from runtime.backend import Graph, Opened, choose_backend, open_graphs
 from runtime.caption import Caption
 from runtime.denoise import NonFiniteError, Velocity, denoise
 from runtime.features import FeatureCache
 from runtime.integrity import check_files
-from runtime.manifest import BundleError, Manifest, read_manifest
+from runtime.limits import check_limits
+from runtime.manifest import BundleError, EngineSet, Manifest, read_manifest
 from runtime.noise import randn
 from runtime.plan import Plan, make_plan
 from runtime.prompt import PromptEncoder
@@ -45,11 +46,29 @@ class Pipeline:
     """The loaded stages of a bundle."""
 
     def __init__(
-        self, manifest: Manifest, graphs: dict[str, Graph], prompt: PromptEncoder, backend: str, device: str
+        self,
+        manifest: Manifest,
+        graphs: dict[str, Graph],
+        prompt: PromptEncoder,
+        backend: str,
+        device: str,
+        opened: Opened | None = None,
     ) -> None:
         self.manifest, self.graphs, self.prompt = manifest, graphs, prompt
         self.backend, self.device = backend, device
         self.features = FeatureCache()
+        self.opened = opened
+        """Where `load` got the graphs from: what was chosen and why, and how to free it."""
+
+    @property
+    def engines(self) -> EngineSet | None:
+        """The engines that run; None for ONNX Runtime and others, which take any size."""
+        return self.opened.choice.engines if self.opened else None
+
+    @property
+    def where(self) -> str:
+        """Backend and device, and why them, for the user."""
+        return f"{self.backend} ({self.device})" + (f": {self.opened.choice.reason}" if self.opened else "")
 
     @classmethod
     def load(
@@ -57,25 +76,32 @@ class Pipeline:
         directory: str | Path,
         *,
         backend: str = "auto",
-        device: str = "cpu",
+        device: str = "auto",
+        memory: str = "auto",
         threads: int | None = None,
         verify: bool = True,
         unconditional: bool = True,
+        plans: Sequence[Plan] = (),
     ) -> "Pipeline":
         """Load a bundle.
 
         Args:
             directory: the bundle.
-            backend: ``auto`` or ``ort``.
-            device: ``cpu``, ``cuda`` or ``cuda:N``.
-            threads: CPU threads for a graph; None for one per core.
+            backend: ``ort``, ``rtx``, ``tensorrt``, or ``auto``: engines if the bundle has some that this machine can
+                run, else ONNX Runtime. `opened.choice` says what was taken and why.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first GPU for engines, the CPU for ONNX Runtime.
+            memory: which engines are on the GPU together: ``resident``, ``staged``, or ``auto`` for what fits; see
+                `runtime.memory_plan`.
+            threads: CPU threads for a graph of ONNX Runtime; None for one per core.
             verify: compare the SHA-256 of every file with the manifest, not only its size.
             unconditional: load the unconditional transformer, if the bundle has one. Pictures without guidance do
                 not need it, and it is as large as the conditional one.
+            plans: what will be run, if it is known: sizes that engines do not take are found before loading.
 
         Raises:
             FileNotFoundError: there is no bundle in `directory`.
             BundleError: the bundle is damaged.
+            ValueError: an argument is none of those above, or the engines do not take a plan's sizes.
             RuntimeError: the backend or device is not there, or cannot run this bundle.
         """
         directory = Path(directory)
@@ -83,13 +109,21 @@ class Pipeline:
         wanted = ["text_encoder", "dit_cond", "vae_decoder"]
         if unconditional and "dit_uncond" in manifest.stages:
             wanted.append("dit_uncond")
-        if missing := [name for name in wanted if name not in manifest.graphs]:
+        if missing := [name for name in wanted if name not in manifest.stages]:
             raise BundleError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")
+        choice = choose_backend(manifest, wanted, backend, device, memory)
+        if choice.engines:
+            for plan in plans:
+                check_limits(choice.engines, wanted, plan)
         check_files(directory, manifest.files, hashes=verify)
-        open_graph = graph_opener(backend, device, directory, threads)
-        graphs = {name: open_graph(name, manifest.graphs[name]) for name in wanted}
         encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
-        return cls(manifest, graphs, encoder, "ort", device)
+        opened = open_graphs(manifest, directory, wanted, choice, threads)
+        return cls(manifest, opened.graphs, encoder, choice.backend, choice.device, opened)
+
+    def close(self) -> None:
+        """Free the graphs' memory on the GPU, and keep what the backend compiled. Nothing can be made afterwards."""
+        if self.opened:
+            self.opened.close()
 
     def encode(self, token_ids: np.ndarray) -> np.ndarray:
         """Text features (1, T, E) float32 for token ids (1, T) int64; NonFiniteError if they hold NaN or infinity.
@@ -190,6 +224,8 @@ class Pipeline:
         started = time.perf_counter()
         if plan.needs_unconditional_graph and "dit_uncond" not in self.graphs:
             raise ValueError("the pipeline was loaded without the unconditional transformer, which guidance needs")
+        if self.engines:
+            check_limits(self.engines, self.graphs, plan)
         if noise is None:
             rows, columns = plan.grid
             noise = randn((plan.num_images, rows * columns, self.manifest.latent_channels), plan.seed)
@@ -211,6 +247,8 @@ class Pipeline:
         rope = self.manifest.rope
         cosines, sines = rope_tables(positions, rope.head_dim, rope.theta, rope.sections)
         feeds = {"rope_cos": cosines, "rope_sin": sines} | ({} if text is None else {"text": text})
+        for array in feeds.values():
+            array.setflags(write=False)  # tells the graph that it may keep them on its device
         return partial(self._run_velocity, self.graphs[name], feeds)
 
     def _run_velocity(

@@ -33,6 +33,20 @@ def test_a_picture_in_a_fresh_process_loads_none(demo_bundle):
     loaded = set(json.loads(done.stdout))
     assert {"runtime", "numpy", "onnxruntime", "tokenizers"} <= loaded
     assert not loaded & FORBIDDEN
+    assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx"}, "a bundle without engines needs none of them"
+
+
+BACKENDS = {"onnxruntime": "ort.py", "tensorrt": "trt.py", "tensorrt_rtx": "trt.py", "cuda": "cuda.py"}
+
+
+def test_a_backends_package_is_named_in_one_file():
+    found = {}
+    for file in sorted((ROOT / "runtime").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {(name.split(".")[0], file.name): None for name in names if name.split(".")[0] in BACKENDS}
+    assert sorted(found) == sorted(BACKENDS.items())
 
 
 def test_importing_constants_loads_nothing():

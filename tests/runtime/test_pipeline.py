@@ -255,9 +255,9 @@ def test_bfloat16_on_a_cpu(bundle):
 
 
 def test_devices(demo_bundle):
-    with pytest.raises(ValueError, match="device is 'tpu', wanted cpu, cuda or cuda:N"):
+    with pytest.raises(ValueError, match="device is 'tpu', wanted auto, cpu, cuda or cuda:N"):
         Pipeline.load(demo_bundle, device="tpu")
-    with pytest.raises(ValueError, match="backend is 'x', wanted one of auto, ort"):
+    with pytest.raises(ValueError, match="backend is 'x', wanted one of auto, ort, rtx, tensorrt"):
         Pipeline.load(demo_bundle, backend="x")
 
 

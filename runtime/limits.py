@@ -1,0 +1,52 @@
+"""What sizes the engines of a bundle take. Checked before a graph is loaded, from the manifest alone."""
+
+from collections.abc import Iterable
+
+from runtime.manifest import EngineSet, SizeRange
+from runtime.plan import Plan
+
+_MEANINGS = {
+    "H": "the picture's height in pixels",
+    "W": "the picture's width in pixels",
+    "grid_h": "the picture's height in image tokens",
+    "grid_w": "the picture's width in image tokens",
+    "N": "the number of image tokens",
+    "T": "the number of text tokens",
+    "L": "the number of text and image tokens together",
+}
+"""Named sizes of the graphs, in the order in which they are checked: what a user chose comes first."""
+_TEXT = ("T",)
+
+
+def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
+    """Raise ValueError unless the engines of these stages, which get the whole picture, take the plan's sizes.
+
+    The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
+    """
+    if plan.unconditional == "conditional" and plan.guided:
+        raise ValueError(
+            f"--unconditional conditional runs the conditional transformer without text, and the {engines.label} take "
+            "1 text token or more; choose --unconditional graph or off, or --backend ort"
+        )
+    rows, columns = plan.grid
+    tokens, text = rows * columns, len(plan.token_ids)
+    values = {
+        "H": plan.height, "W": plan.width, "grid_h": rows, "grid_w": columns,
+        "N": tokens, "T": text, "L": tokens + text,
+    }  # fmt: skip
+    for name, meaning in _MEANINGS.items():
+        for stage in stages:
+            limits = engines.graphs[stage].sizes.get(name)
+            if limits is not None and not limits.minimum <= values[name] <= limits.maximum:
+                raise ValueError(_refusal(engines, stage, meaning, name, values[name], limits, plan))
+
+
+def _refusal(engines: EngineSet, stage: str, meaning: str, name: str, value: int, limits: SizeRange, plan: Plan) -> str:
+    text = f"{meaning} is {value}, and the {stage} of the {engines.label} takes {limits.minimum} to {limits.maximum}"
+    if name in _TEXT:
+        return f"{text}; use a {'shorter' if value > limits.maximum else 'longer'} prompt, or --backend ort"
+    option = "--max-size" if value > limits.maximum else "--min-size"
+    return (
+        f"a picture of {plan.width}x{plan.height} is outside of what the engines were built for: {text}; build them "
+        f"with another {option}, or use --backend ort"
+    )

@@ -1,0 +1,155 @@
+"""A stand-in for ``cuda.bindings.runtime`` with one or no GPU, whose device memory is host memory.
+
+It is strict where CUDA is dangerous: copies and frees of what was not allocated are errors, and so is leaving memory
+behind, which tests look for in `allocated`. Every function returns a tuple as cuda-bindings do.
+"""
+
+import ctypes
+from enum import IntEnum
+from types import SimpleNamespace
+
+
+class cudaError_t(IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorStreamCaptureInvalidated = 901
+    cudaErrorNoDevice = 100
+
+
+class cudaMemcpyKind(IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class cudaStreamCaptureMode(IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1
+
+
+OK = (cudaError_t.cudaSuccess,)
+
+
+class FakeCudart:
+    """The functions that the runtime uses."""
+
+    cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode
+    cudaStreamNonBlocking, cudaHostAllocDefault = 1, 0
+
+    def __init__(self, total=24 * 10**9, gpus=1, capability=(8, 9)):
+        self.total, self.gpus, self.capability = total, gpus, capability
+        self.used = 0
+        """Bytes that are taken beside what is really allocated here."""
+        self.allocated, self.pinned = {}, {}
+        self.calls = []
+        self.capturing = None
+        self.graphs = {}
+        self.capturable = True
+
+    # What tests look at
+
+    def count(self, name):
+        return sum(call == name for call, *_ in self.calls)
+
+    def check(self, address, size):
+        """The address is the start of live device memory of at least that size."""
+        assert address in self.allocated, f"{address} is not device memory"
+        assert len(self.allocated[address]) - 256 >= size, "out of bounds"
+        assert address % 256 == 0
+
+    # Devices
+
+    def cudaGetDeviceCount(self):
+        return (cudaError_t.cudaSuccess, self.gpus) if self.gpus else (cudaError_t.cudaErrorNoDevice, None)
+
+    def cudaGetErrorString(self, error):
+        words = {cudaError_t.cudaErrorNoDevice: b"no CUDA-capable device is detected"}
+        return cudaError_t.cudaSuccess, words.get(error, cudaError_t(error).name.encode())
+
+    def cudaSetDevice(self, device):
+        return OK
+
+    def cudaGetDeviceProperties(self, device):
+        major, minor = self.capability
+        return cudaError_t.cudaSuccess, SimpleNamespace(name=b"Fake RTX 4090", major=major, minor=minor)
+
+    def cudaDriverGetVersion(self):
+        return cudaError_t.cudaSuccess, 13000
+
+    def cudaMemGetInfo(self):
+        taken = self.used + sum(len(memory) - 256 for memory in self.allocated.values())
+        return cudaError_t.cudaSuccess, self.total - taken, self.total
+
+    # Memory
+
+    def cudaMalloc(self, size):
+        self.calls.append(("malloc", size))
+        if size > self.cudaMemGetInfo()[1]:
+            return cudaError_t.cudaErrorMemoryAllocation, 0
+        return cudaError_t.cudaSuccess, self._take(self.allocated, size)
+
+    def cudaFree(self, devPtr):
+        self.calls.append(("free", devPtr))
+        del self.allocated[devPtr]
+        return OK
+
+    def cudaHostAlloc(self, size, flags):
+        return cudaError_t.cudaSuccess, self._take(self.pinned, size)
+
+    def cudaFreeHost(self, ptr):
+        del self.pinned[ptr]
+        return OK
+
+    def cudaMemcpyAsync(self, dst, src, count, kind, stream):
+        upload = kind == cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.check(dst if upload else src, count)
+        assert (src if upload else dst) in self.pinned
+        self.calls.append(("upload" if upload else "download", count))
+        ctypes.memmove(dst, src, count)
+        return OK
+
+    def _take(self, where, size):
+        memory = ctypes.create_string_buffer(size + 256)
+        address = -(-ctypes.addressof(memory) // 256) * 256
+        where[address] = memory
+        return address
+
+    # Streams and graphs
+
+    def cudaStreamCreateWithFlags(self, flags):
+        return cudaError_t.cudaSuccess, 7
+
+    def cudaStreamDestroy(self, stream):
+        self.calls.append(("destroy stream", stream))
+        return OK
+
+    def cudaStreamSynchronize(self, stream):
+        return OK
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        self.capturing = []
+        return OK
+
+    def cudaStreamEndCapture(self, stream):
+        work, self.capturing = self.capturing, None
+        if not self.capturable:
+            return cudaError_t.cudaErrorStreamCaptureInvalidated, None
+        return cudaError_t.cudaSuccess, work
+
+    def cudaGraphInstantiate(self, graph, flags):
+        self.calls.append(("instantiate", len(graph)))
+        handle = len(self.calls)
+        self.graphs[handle] = graph
+        return cudaError_t.cudaSuccess, handle
+
+    def cudaGraphDestroy(self, graph):
+        return OK
+
+    def cudaGraphExecDestroy(self, graphExec):
+        del self.graphs[graphExec]
+        return OK
+
+    def cudaGraphLaunch(self, graphExec, stream):
+        self.calls.append(("launch", graphExec))
+        for work in self.graphs[graphExec]:
+            work()
+        return OK

@@ -1,0 +1,235 @@
+"""The pipeline and ``trt-generate`` on engines: the demo bundle with a fake TensorRT whose engines are its own ONNX
+graphs, so that the pictures are known."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from fake_cuda import FakeCudart
+from fake_tensorrt import FakeTensorRT, stage
+
+from runtime import Pipeline, cuda, kernel_cache, trt
+from runtime.cli import main
+from runtime.manifest import read_manifest
+from runtime.memory_plan import OVERHEAD
+from runtime.ort import opener
+
+FAST = {"steps": 3, "guidance": 3.0, "seed": 3}
+WEIGHTS = {"text_encoder": 9_000_000, "dit_cond": 9_300_000, "dit_uncond": 9_000_000, "vae_decoder": 100_000}
+ACTIVATIONS = 1_000_000
+FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
+"""Bytes beside the plan's overhead with which each level is the first that fits."""
+
+
+class EngineBundle:
+    """The demo bundle with engines beside its graphs, and the machine that runs them."""
+
+    def __init__(self, source, directory, monkeypatch):
+        self.directory = Path(shutil.copytree(source, directory))
+        (self.directory / "engines").mkdir()
+        manifest = read_manifest(self.directory)
+        open_graph = opener(self.directory, "cpu", 1)
+        graphs = {name: open_graph(name, manifest.graphs[name]) for name in WEIGHTS}
+        stages = {name: stage_of(name, manifest.graphs[name], graph) for name, graph in graphs.items()}
+        self.edit(lambda data: data.update(engines={"rtx-sm89": self.engine_set(data)}))
+        self.cudart = FakeCudart(total=FREE["resident"] + OVERHEAD)
+        self.trt = FakeTensorRT(self.cudart, stages)
+        monkeypatch.setattr(cuda, "load_cudart", lambda: self.cudart)
+        monkeypatch.setattr(trt, "load_package", lambda backend: self.trt)
+        monkeypatch.setattr(kernel_cache, "cache_directory", lambda: directory.parent / "kernels")
+
+    def edit(self, change):
+        file = self.directory / "manifest.json"
+        data = json.loads(file.read_text())
+        change(data)
+        file.write_text(json.dumps(data))
+
+    def engine_set(self, data):
+        specs = {}
+        for name, weights in WEIGHTS.items():
+            path = f"engines/{name}.plan"
+            text = json.dumps({"stage": name, "weights": weights}).ljust(weights).encode()
+            (self.directory / path).write_bytes(text)
+            data["files"][path] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+            graph = data["graphs"][name]
+            sizes = {
+                size: RANGES[size] for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)
+            }
+            specs[name] = {
+                "plan": path, "compute": "bfloat16", "inputs": graph["inputs"], "outputs": graph["outputs"],
+                "sizes": sizes, "activation_bytes": ACTIVATIONS,
+            }  # fmt: skip
+        return {
+            "backend": "rtx", "targets": ["sm89"], "version": "1.7.1.116", "attention": "base", "graphs": specs,
+            "weight_streaming": False,
+        }  # fmt: skip
+
+
+def size_range(minimum, optimum, maximum):
+    return {"minimum": minimum, "optimum": optimum, "maximum": maximum}
+
+
+RANGES = {
+    "B": size_range(1, 1, 2), "T": size_range(1, 64, 2048), "N": size_range(256, 256, 1024),
+    "L": size_range(257, 320, 3072), "grid_h": size_range(16, 16, 32), "grid_w": size_range(16, 16, 32),
+}  # fmt: skip
+"""Pictures of 256 to 512 pixels on each side."""
+
+
+def stage_of(name, spec, graph):
+    names = {size: (tensor.name, axis) for tensor in spec.inputs for axis, size in enumerate(tensor.shape)}
+
+    def shape(shapes):
+        sizes = {size: shapes[tensor][axis] for size, (tensor, axis) in names.items() if isinstance(size, str)}
+        sizes |= {"H": 16 * sizes.get("grid_h", 0), "W": 16 * sizes.get("grid_w", 0)}
+        return tuple(sizes.get(size, size) for size in spec.outputs[0].shape)
+
+    inputs, output = {tensor.name: tensor.dtype for tensor in spec.inputs}, spec.outputs[0]
+    return stage(graph, inputs, output.name, shape, output.dtype)
+
+
+@pytest.fixture
+def bundle(demo_bundle, tmp_path, monkeypatch):
+    return EngineBundle(demo_bundle, tmp_path / "bundle", monkeypatch)
+
+
+def run(*arguments, bundle, output):
+    return main(["--bundle", str(bundle.directory), "--output", str(output), *map(str, arguments)])
+
+
+@pytest.mark.parametrize("level", FREE)
+def test_pictures_are_those_of_the_graphs(bundle, level):
+    """Bit for bit: the same functions on the same bytes, through staging, constants and changes of shape."""
+    bundle.cudart.used = FREE["resident"] - FREE[level]
+    pipeline = Pipeline.load(bundle.directory)
+    assert (pipeline.backend, pipeline.device) == ("rtx", "cuda:0")
+    assert pipeline.opened.choice.memory.level == level
+    peer = Pipeline.load(bundle.directory, backend="ort")
+    for prompt, size in (("a red circle", (256, 256)), ("x", (512, 256))):
+        options = FAST | {"width": size[0], "height": size[1]}
+        made, wanted = (one.generate(prompt, **options) for one in (pipeline, peer))
+        assert np.array_equal(made.images, wanted.images)
+        assert (made.used["backend"], made.used["device"]) == ("rtx", "cuda:0")
+    pipeline.close()
+    assert not bundle.cudart.allocated
+
+
+def test_more_pictures_than_the_engines_take_at_once(bundle):
+    """Three pictures, two at a time: ONNX Runtime may round a batch's products differently in the last bit."""
+    pipeline, peer = Pipeline.load(bundle.directory), Pipeline.load(bundle.directory, backend="ort")
+    made, wanted = (one.generate("x", **FAST, num_images=3).images for one in (pipeline, peer))
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+
+
+def test_text_and_rotations_are_uploaded_once_a_picture(bundle):
+    pipeline = Pipeline.load(bundle.directory)
+    pipeline.generate("x", **FAST)
+    once = 1 + (3 + 2) + 1  # token ids; text and rotations of both transformers; the decoder's latents
+    assert bundle.cudart.count("upload") == once + 3 * 2 * 2  # latents and time, for both, in three steps
+
+
+def test_without_guidance_the_unconditional_engine_is_not_loaded(bundle):
+    pipeline = Pipeline.load(bundle.directory, unconditional=False)
+    pipeline.generate("x", steps=1, guidance=1.0, seed=0)
+    assert len(bundle.trt.loads) == 3
+
+
+def test_a_bundle_of_engines_only(bundle, tmp_path, capsys):
+    bundle.edit(lambda data: data.update(graphs={}))
+    assert run("--prompt", "x", "--steps", 1, bundle=bundle, output=tmp_path / "a.png") == 0
+    assert (
+        "demo fp32 on rtx (cuda:0): rtx engines for sm89 on Fake RTX 4090 (sm89); resident" in capsys.readouterr().err
+    )
+    assert run("--prompt", "x", "--backend", "ort", bundle=bundle, output=tmp_path / "b.png") == 1
+    assert "holds no ONNX graphs for ONNX Runtime, but rtx engines for sm89" in capsys.readouterr().err
+    bundle.cudart.gpus = 0
+    assert run("--prompt", "x", bundle=bundle, output=tmp_path / "b.png") == 1
+    error = capsys.readouterr().err
+    assert (
+        "this machine has no NVIDIA GPU that CUDA can use (no CUDA-capable device is detected); the bundle's" in error
+    )
+    assert "the bundle holds no ONNX graphs: python -m export.build --backend ort makes one" in error
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_the_command_says_what_it_took_and_why(bundle, tmp_path, capsys):
+    arguments = ("--prompt", "x", "--steps", 1, "--overwrite")
+    output = tmp_path / "a.png"
+    for options, wanted in [
+        ((), "on rtx (cuda:0): rtx engines for sm89 on Fake RTX 4090 (sm89); resident: needs 0.6 GB of 0.6 GB free"),
+        (("--memory", "staged"), "(sm89); staged: needs"),
+        (("--device", "cpu"), "on ort (cpu): the CPU is asked for"),
+        (("--backend", "ort"), "on ort (cpu): as asked for"),
+    ]:
+        assert run(*arguments, *options, bundle=bundle, output=output) == 0
+        assert wanted in capsys.readouterr().err
+    bundle.cudart.gpus = 0
+    assert run(*arguments, bundle=bundle, output=output) == 0
+    assert "on ort (cpu): this machine has no NVIDIA GPU that CUDA can use" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+def test_neither_engines_nor_onnx_on_the_gpu_that_was_asked_for(bundle, tmp_path, capsys):
+    assert run("--prompt", "x", "--device", "cuda:1", bundle=bundle, output=tmp_path / "a.png") == 1
+    error = capsys.readouterr().err
+    assert "this onnxruntime has no CUDA provider" in error
+    assert "; not on engines: this machine has 1 CUDA device, and there is no cuda:1" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--width", 768, "--height", 256), "a picture of 768x256 is outside of what the engines were built for"),
+        (("--unconditional", "conditional"), "--unconditional conditional runs the conditional transformer without"),
+        (("--backend", "tensorrt"), "the bundle holds no tensorrt engines, but rtx engines for sm89"),
+        (("--backend", "rtx", "--device", "cpu"), "device is 'cpu', and rtx runs on GPUs only"),
+        (("--backend", "rtx", "--device", "cuda:1"), "this machine has 1 CUDA device, and there is no cuda:1"),
+    ],
+)
+def test_found_before_anything_is_loaded(bundle, tmp_path, capsys, arguments, message):
+    assert run("--prompt", "x", *arguments, bundle=bundle, output=tmp_path / "a.png") == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not bundle.trt.loads and not bundle.cudart.allocated and not (tmp_path / "a.png").exists()
+
+
+def test_the_library_checks_sizes_too(bundle):
+    pipeline = Pipeline.load(bundle.directory)
+    with pytest.raises(ValueError, match=r"width in image tokens is 48, and the vae_decoder of .* takes 16 to 32"):
+        pipeline.generate("x", width=768, height=256)
+    assert not bundle.trt.runs
+
+
+def test_damaged_plans(bundle, tmp_path, capsys):
+    plan = bundle.directory / "engines/dit_cond.plan"
+    content = plan.read_bytes()
+    plan.write_bytes(content[:-1])
+    assert run("--prompt", "x", bundle=bundle, output=tmp_path / "a.png") == 1
+    assert "dit_cond.plan has 9299999 bytes, wanted 9300000: it is truncated or altered" in capsys.readouterr().err
+    plan.write_bytes(content[:-1] + b"\n")
+    assert run("--prompt", "x", bundle=bundle, output=tmp_path / "a.png") == 1
+    assert "dit_cond.plan is altered: SHA-256" in capsys.readouterr().err
+
+
+def test_an_engine_of_another_version(bundle, tmp_path, capsys):
+    bundle.trt.__version__ = "1.8.0.5"
+    assert run("--prompt", "x", "--backend", "rtx", bundle=bundle, output=tmp_path / "a.png") == 1
+    assert "were built by version 1.7.1.116, and 1.8.0.5 is installed" in capsys.readouterr().err
+    assert run("--prompt", "x", "--steps", 1, bundle=bundle, output=tmp_path / "a.png") == 0
+    assert "on ort (cpu): the rtx engines for sm89 were built by version 1.7.1.116" in capsys.readouterr().err
+
+
+def test_of_many_prompts_only_the_one_that_engines_cannot_make_fails(bundle, tmp_path, capsys):
+    lines = [{"prompt": "x", "output": "a.png"}, {"prompt": "x", "output": "b.png", "width": 768, "height": 256}]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "out").mkdir()
+    arguments = ("--prompt-file", tmp_path / "jobs.jsonl", "--steps", 1)
+    assert run(*arguments, bundle=bundle, output=tmp_path / "out") == 1
+    assert "a picture of 768x256 is outside of what the engines were built for" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["a.png"]
