@@ -17,6 +17,7 @@ from PIL import Image
 
 from runtime.console import guard
 from runtime.cuda import Device, load_cudart
+from runtime.features import FeatureCache
 from runtime.pipeline import Pipeline
 from scripts.gpu_results import Measured, Run
 
@@ -97,6 +98,7 @@ def measure_ours(task: Task, used: Callable[[], int]) -> Measured:
             pipeline.graphs[stage] = timed(graph, measured.stages[stage], lambda: None)
 
         def picture(run: Run) -> Any:
+            pipeline.features = FeatureCache()  # the peer reads the prompt for every picture, too
             return pipeline.generate(
                 task.prompt, width=task.size, height=task.size, steps=len(run.guidance), guidance=run.guidance,
                 mu=run.mu, std=run.std, seed=task.seed,
