@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from calibration.lora_options import add_lora_options
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import ALGORITHMS, check_algorithm, write_ranges
 from calibration.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
 from calibration.state import state_file
 from calibration.torch_pipeline import DEVICES, check_device, prompt_encoder
 from model.checkpoint import open_checkpoint
+from model.lora import with_loras
 from runtime.console import guard
 from runtime.pending import PendingFiles
 from runtime.schedule import PRESETS
@@ -30,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="DIR",
         help="checkpoint directory, original or diffusers layout")  # fmt: skip
+    add_lora_options(parser)
     add("--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE",
         help="UTF-8, one prompt to a line, # for comments (default: calibration/prompts.txt)")  # fmt: skip
     add("--limit", type=int, metavar="N", help="use the first N prompts only")
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}, wanted at least 1")
-    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint = with_loras(open_checkpoint(args.checkpoint), args.lora, args.lora_target)
     prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))[: args.limit]
     state = state_file(args.output)
     ranges = calibrate(

@@ -153,11 +153,20 @@ def read_ranges(file: Path) -> Ranges:
 
 
 def check_ranges(ranges: Ranges, checkpoint: "Checkpoint") -> None:
-    """Raise RangesError unless the ranges are those of this checkpoint's model, complete and without others."""
+    """Raise RangesError unless the ranges are those of this checkpoint's model, complete and without others.
+
+    A checkpoint with LoRAs needs ranges that were measured with them: how far they move the activations is unknown.
+    """
     from model.fingerprint import fingerprint  # needs torch, which reading the file does not
+    from model.lora import without_loras
 
     name = checkpoint.directory.resolve().name
     if (wanted := fingerprint(checkpoint)) != ranges.model.fingerprint:
+        if checkpoint.loras and fingerprint(without_loras(checkpoint)) == ranges.model.fingerprint:
+            raise RangesError(
+                f"the ranges were measured on {ranges.model.name} without LoRAs, which change the activations; "
+                "calibrate with the same --lora and --lora-target"
+            )
         raise RangesError(
             f"the ranges were measured on {ranges.model.name} (fingerprint {ranges.model.fingerprint}), "
             f"which is not the model {name} (fingerprint {wanted}); calibrate this one"

@@ -19,9 +19,10 @@ def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) ->
         check_ranges(ranges, checkpoint)
         return ranges
     if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
+        loras = " with the same --lora" if checkpoint.loras else ""
         raise ValueError(
             "float8 activations need ranges: run python -m calibration --checkpoint "
-            f"{checkpoint.directory} --output ranges.json and give --calibration ranges.json, "
+            f"{checkpoint.directory} --output ranges.json{loras} and give --calibration ranges.json, "
             "or build with --precision fp8-weight-only, which needs none"
         )
     return calibrate_demo(checkpoint, quiet)

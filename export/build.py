@@ -35,6 +35,7 @@ from export.stage import StageOptions
 from export.targets import DEFAULT_TARGETS, check_targets
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import TOKENIZER, describe, tokenizer_file
+from model.lora import with_loras
 from runtime.console import guard
 from runtime.decoding import decode
 from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
@@ -85,6 +86,8 @@ def build(
     max_batch: int = 1,
     weights: str = "copy",
     timestep_dtype: str | None = None,
+    lora: Sequence[str] = (),
+    lora_target: str = "cond",
     overwrite: bool = False,
     fresh: bool = False,
     verify: bool = True,
@@ -96,6 +99,7 @@ def build(
         FileExistsError: `output` exists and may not be replaced.
         ValueError: options that do not go together.
         CheckpointError: the checkpoint cannot be read.
+        LoraError: an adapter cannot be read or is of another model.
         RangesError: the calibration file is damaged or belongs to another model.
         RuntimeError: a backend's package is not installed, or its builder refuses a graph.
         MemoryError: there is too little memory.
@@ -107,7 +111,7 @@ def build(
     _check_options(precision, calibration, attention, keep_base, weights, backends)
     for name in backends:
         check_targets(target if name == "rtx" else (), precision_of(precision, base, name))
-    opened = open_checkpoint(checkpoint)
+    opened = with_loras(open_checkpoint(checkpoint), lora, lora_target)
     described = describe(opened)
     if wrong := unmatched(keep_base, opened.sources, opened.transformer.num_layers):
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")

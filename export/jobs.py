@@ -11,6 +11,7 @@ from export.engine_stage import EngineOptions, build_engine
 from export.ledger import Finished, key_of
 from export.stage import StageOptions, export_stage
 from model.checkpoint import Checkpoint
+from model.lora import touching
 from runtime.manifest import EngineSpec, FileSpec, GraphSpec
 
 _FIRST = ("dit_cond", "dit_uncond")
@@ -38,6 +39,7 @@ class Job:
                 "engine version": self.engine and self.engine.version,
                 "configuration": (checkpoint.transformer, checkpoint.text_encoder, checkpoint.autoencoder),
                 "weights": checkpoint.stamp(self.stage),
+                "loras": [(lora.sha256, lora.scale) for lora in touching(checkpoint, self.stage)],
             }
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from calibration.lora_options import add_lora_options
 from export.demo_model import DEMO_CHECKPOINT
 from export.precision import BASES, PRECISIONS
 from export.targets import DEFAULT_TARGETS, TARGETS
@@ -21,6 +22,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR",
         help="checkpoint directory, original or diffusers layout (default: the small demo model)")  # fmt: skip
+    add_lora_options(parser)
     option("--output", type=Path, default=Path(DEFAULT_BUNDLE), metavar="DIR",
         help="bundle to write (default: %(default)s)")  # fmt: skip
     option("--precision", choices=PRECISIONS, default="fp32",

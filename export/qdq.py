@@ -34,7 +34,8 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from model.checkpoint import Known, Sources
-from model.fp8 import E4M3_MAX, quantize_rows
+from model.folded import Folded
+from model.fp8 import E4M3_MAX
 from model.stored import Joined, Source
 
 FP8 = ir.DataType.FLOAT8E4M3FN
@@ -132,17 +133,17 @@ def _dequantize(
     return nodes
 
 
-def _codes_reader(source: Source | Joined | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
-    """Reads codes and scales; of a float weight, which is quantized here, they are made once and kept until both are
-    written."""
-    if not isinstance(source, Known) and source.coded:
+def _codes_reader(source: Source | Joined | Folded | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """Reads codes and scales; what is quantized here is made once and kept until both are written."""
+    assert not isinstance(source, Known)
+    if source.coded:
         return source.read_codes
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def read() -> tuple[torch.Tensor, torch.Tensor]:
         if kept:
             return kept.pop()
-        kept.append(quantize_rows(source.read()))
+        kept.append(source.quantized())
         return kept[0]
 
     return read

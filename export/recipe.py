@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from model.folded import Folded
 from model.layers import Linear
 from model.stored import Source
 
@@ -60,7 +61,7 @@ def unmatched(patterns: Sequence[str], stages: Iterable[str], layers: int) -> li
     return [pattern for pattern in patterns if not any(fnmatchcase(point, pattern) for point in points)]
 
 
-def quantized_weights(module: nn.Module, stage: str, sources: dict[str, Source], recipe: Recipe) -> list[str]:
+def quantized_weights(module: nn.Module, stage: str, sources: dict[str, Source | Folded], recipe: Recipe) -> list[str]:
     """Weights of a stage that become codes.
 
     All of its ``Linear`` weights, but of a float checkpoint not those whose activation a pattern keeps: codes of a

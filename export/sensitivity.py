@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from calibration.fake_quant import fake_quantized
+from calibration.lora_options import add_lora_options
 from calibration.points import POINTS, names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import Ranges
@@ -25,6 +26,7 @@ from export.demo_model import DEMO_CHECKPOINT
 from export.recipe import OPERANDS, PRODUCTS
 from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
 from model.checkpoint import Checkpoint, open_checkpoint
+from model.lora import with_loras
 from runtime.console import guard
 from runtime.pending import PendingFiles
 
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR", help="checkpoint (default: the demo model)")
+    add_lora_options(parser)
     add("--calibration", type=Path, metavar="FILE", help="ranges from python -m calibration; the demo makes its own")
     add("--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE", help="one to a line (default: calibration's)")
     add("--limit", type=int, default=2, metavar="N", help="use N prompts, spread over the file (default: %(default)s)")
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, wanted at least 1")
     with PendingFiles([args.output], args.overwrite) as pending:
-        checkpoint = open_checkpoint(args.checkpoint)
+        checkpoint = with_loras(open_checkpoint(args.checkpoint), args.lora, args.lora_target)
         ranges = activation_ranges(checkpoint, args.calibration, args.quiet)
         prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
         # Not the first ones: the demo's own calibration starts there.

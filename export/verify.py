@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from calibration.lora_options import add_lora_options
 from calibration.plans import make_plans
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.torch_pipeline import DEVICES, check_device, prompt_encoder
@@ -32,6 +33,7 @@ from export.report_measure import STAGES, load, measure, sample
 from export.report_summary import Entry, Report, as_text
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import describe, tokenizer_file
+from model.lora import with_loras
 from runtime.console import guard
 from runtime.integrity import sha256
 from runtime.manifest import BundleError, Manifest, read_manifest
@@ -40,7 +42,7 @@ from runtime.schedule import PRESETS
 
 PROGRAM = "export.verify"
 _DEFAULT_PROMPTS = 3
-_DESCRIBED = ("fingerprint", "latent_channels", "latent_stats", "rope", "sizes")
+_DESCRIBED = ("loras", "fingerprint", "latent_channels", "latent_stats", "rope", "sizes")
 """Parts of a manifest that the checkpoint alone determines; the prompt's are compared as well, but for its path."""
 
 
@@ -54,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundles", nargs="+", type=Path, metavar="BUNDLE", help="bundle directories, of any precisions")
     add("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint that the bundles were made from")
+    add_lora_options(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompts", type=int, metavar="N",
         help=f"use the first N prompts of calibration/prompts.txt (default: {_DEFAULT_PROMPTS})")  # fmt: skip
@@ -82,6 +85,8 @@ def verify(
     width: int | None = None,
     height: int | None = None,
     device: str = "cpu",
+    lora: Sequence[str] = (),
+    lora_target: str = "cond",
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Report:
@@ -92,13 +97,14 @@ def verify(
         FileNotFoundError: a bundle or the checkpoint is not there.
         BundleError: a bundle is damaged, or of another checkpoint.
         CheckpointError: the checkpoint cannot be read.
+        LoraError: an adapter cannot be read or is of another model.
         ValueError: an option is out of range, or a prompt is empty or too long.
         RuntimeError: a bundle cannot run here, or gives NaN. Nothing is left behind in any of these cases.
     """
     check_output(output, overwrite)
     check_device(device)
     manifests = _manifests(bundles)
-    opened = open_checkpoint(checkpoint)
+    opened = with_loras(open_checkpoint(checkpoint), lora, lora_target)
     plans = make_plans(opened, _texts(opened, prompts, texts), preset, None, width, height, seed)
     check_size(plans[0].width, plans[0].height)
     described = describe(opened)

@@ -1,8 +1,9 @@
 """An Ideogram 4 checkpoint directory: its configurations, and where each parameter of each stage is stored.
 
-Two layouts are read, in float32, float16, bfloat16, or float8 codes with row scales. *Original* is the released one
-(fused ``attention.qkv`` and ``attention.o``), *diffusers* splits them into ``to_q``, ``to_k``, ``to_v`` and
-``to_out.0``. Files may be single or sharded, and names may carry the prefixes of transformers' model classes.
+Two layouts are read, in float32, float16, bfloat16, float8 codes with row scales, or bitsandbytes' nf4. *Original* is
+the released one (fused ``attention.qkv`` and ``attention.o``), *diffusers* splits them into ``to_q``, ``to_k``,
+``to_v`` and ``to_out.0``. Files may be single or sharded, and names may carry the prefixes of transformers' model
+classes.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from model.autoencoder import PATCH, AutoencoderConfig, DecoderStage, EncoderStage, autoencoder_config
+from model.folded import Folded
 from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
-from model.matching import match, refuse_nf4
+from model.matching import match
 from model.stored import CheckpointError, Joined, Source, StoredTensor, read_json, stored_tensors
 from model.text_encoder import TAPS, TextEncoderConfig, TextStage, rope_frequencies, text_encoder_config
 from model.transformer import Ideogram4Transformer, TransformerConfig, time_frequencies, transformer_config
+from runtime.manifest import LoraSpec
 
 STAGES = ("text_encoder", "dit_cond", "dit_uncond", "vae_decoder", "vae_encoder")
 """Stages in the order in which a picture passes them; ``dit_uncond`` is missing from distilled checkpoints."""
@@ -55,7 +58,7 @@ class Known:
         return self.value
 
 
-Sources = dict[str, Source | Joined | Known]
+Sources = dict[str, Source | Folded | Joined | Known]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Checkpoint:
     """``bn`` or ``constants``: where the latent statistics come from."""
     sources: dict[str, Sources]
     """Stage -> parameter -> where it is stored."""
+    loras: tuple[LoraSpec, ...] = ()
+    """What `model.lora` has folded into the sources, in that order."""
 
     def module(self, stage: str) -> nn.Module:
         """The stage's module with parameters on the meta device (shapes only), in evaluation mode."""
@@ -107,8 +112,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     _check_index(directory / "model_index.json")
     configs = _configs(directory)
     stored = {name: stored_tensors(directory / name, _FOLDERS[name]) for name in configs}
-    for name, tensors in stored.items():
-        refuse_nf4(directory / name, tensors)
     layout = "diffusers" if any(".attention.to_q." in name for name in stored["transformer"]) else "original"
     latent_stats = configs["vae"].get("latent_stats", "bn" if layout == "diffusers" else "constants")
     try:
@@ -141,12 +144,7 @@ def _configs(directory: Path) -> dict[str, dict]:
     folders = [name for name in _FOLDERS if name != "unconditional_transformer" or (directory / name).is_dir()]
     configs = {name: read_json(directory / name / "config.json") for name in folders}
     for name, config in configs.items():
-        quantization = config.get("quantization_config")
-        if isinstance(quantization, dict) and quantization.get("quant_method") == "bitsandbytes":
-            raise CheckpointError(
-                f"{directory / name} is quantized with bitsandbytes (nf4), which is not read yet; "
-                "use the fp8 checkpoint (ideogram-ai/ideogram-4-fp8) or one in bfloat16"
-            )
+        _check_quantization(directory / name, config.get("quantization_config"))
         wanted = _CLASSES.get(name)
         if wanted and config.get("_class_name", wanted) != wanted:
             raise CheckpointError(f"{directory / name} is a {config['_class_name']}, wanted a {wanted}")
@@ -155,6 +153,15 @@ def _configs(directory: Path) -> dict[str, dict]:
             f"{directory / 'text_encoder'} has the model_type {kind!r}, wanted {' or '.join(_TEXT_TYPES)}"
         )
     return configs
+
+
+def _check_quantization(folder: Path, config: object) -> None:
+    """Refuse what bitsandbytes has beside nf4; what the tensors really hold is seen in `model.nf4`."""
+    if not isinstance(config, dict) or config.get("quant_method") != "bitsandbytes":
+        return
+    kind = "int8" if config.get("load_in_8bit") else config.get("bnb_4bit_quant_type", "nf4")
+    if kind != "nf4":
+        raise CheckpointError(f"{folder} is quantized with bitsandbytes {kind}, wanted nf4")
 
 
 def _check_sizes(

@@ -38,6 +38,7 @@ def describe(checkpoint: Checkpoint) -> Manifest:
         engines={},
         files={},
         tools={},
+        loras=checkpoint.loras,
     )
 
 

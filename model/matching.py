@@ -1,15 +1,16 @@
 """Match the tensors that a checkpoint folder holds with the parameters that a model wants."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.stored import CODE_TYPE, FLOAT_TYPES, CheckpointError, Source, StoredTensor
+from model import nf4
+from model.nf4 import Nf4Tensor
+from model.stored import CODE_TYPE, FLOAT_TYPES, Source, StoredTensor
 
 _PREFIXES = ("model.language_model.", "language_model.", "model.")
-_SPLIT = {"attention.to_q": 0, "attention.to_k": 1, "attention.to_v": 2}
-_NF4 = re.compile(r"\.(absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
+SPLIT = {"attention.to_q": 0, "attention.to_k": 1, "attention.to_v": 2}
+"""Modules of diffusers' layout that are parts of ``attention.qkv``, in the order of its rows."""
 _SCALE = "_scale"
 
 
@@ -17,18 +18,8 @@ _SCALE = "_scale"
 class _Parts:
     """What was found for one parameter, by its place along the first dimension."""
 
-    tensors: dict[int, StoredTensor] = field(default_factory=dict)
+    tensors: dict[int, StoredTensor | Nf4Tensor] = field(default_factory=dict)
     scales: dict[int, StoredTensor] = field(default_factory=dict)
-
-
-def refuse_nf4(folder: Path, stored: Mapping[str, StoredTensor]) -> None:
-    """Raise CheckpointError for bitsandbytes' 4-bit weights."""
-    for name in stored:
-        if _NF4.search(name):
-            raise CheckpointError(
-                f"{folder} holds bitsandbytes nf4 weights ({name}), which are not read yet; use the fp8 checkpoint "
-                "(ideogram-ai/ideogram-4-fp8) or one in bfloat16"
-            )
 
 
 def match(
@@ -48,7 +39,7 @@ def match(
         problems: gets one line for each missing, unexpected, wrongly shaped or wrongly typed tensor.
     """
     parts: dict[str, _Parts] = {}
-    for name, tensor in stored.items():
+    for name, tensor in nf4.gather(folder, stored, problems).items():
         parameter, place = _parameter(name)
         is_scale = parameter.endswith(".weight" + _SCALE)
         parameter = parameter.removesuffix(_SCALE) if is_scale else parameter
@@ -75,7 +66,7 @@ def _parameter(name: str) -> tuple[str, int]:
         if name.startswith(prefix):
             name = name.removeprefix(prefix)
             break
-    for split, place in _SPLIT.items():
+    for split, place in SPLIT.items():
         if f".{split}." in name:
             return name.replace(split, "attention.qkv"), place
     if name.startswith("layers."):
@@ -88,14 +79,14 @@ def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts,
     if not found.tensors:
         problems.append(f"{folder.name}: missing tensor {parameter} {list(shape)}")
         return None
-    split = any(f".{name}." in tensor.name for name in _SPLIT for tensor in found.tensors.values())
-    count = len(_SPLIT) if split else 1
+    split = any(f".{name}." in tensor.name for name in SPLIT for tensor in found.tensors.values())
+    count = len(SPLIT) if split else 1
     part_shape = (shape[0] // count, *shape[1:]) if shape else ()
     before = len(problems)
     for place in range(count):
         tensor, scale = found.tensors.get(place), found.scales.get(place)
         if tensor is None:
-            name = parameter.replace("attention.qkv", list(_SPLIT)[place])
+            name = parameter.replace("attention.qkv", list(SPLIT)[place])
             problems.append(f"{folder.name}: missing tensor {name} {list(part_shape)}")
             continue
         problems += (f"{folder.name}: {problem}" for problem in _defects(tensor, scale, part_shape))
@@ -109,10 +100,10 @@ def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts,
     )
 
 
-def _defects(tensor: StoredTensor, scale: StoredTensor | None, shape: tuple[int, ...]) -> Iterator[str]:
+def _defects(tensor: StoredTensor | Nf4Tensor, scale: StoredTensor | None, shape: tuple[int, ...]) -> Iterator[str]:
     if tensor.shape != shape:
         yield f"{tensor.name} is {list(tensor.shape)}, wanted {list(shape)}"
-    if tensor.dtype not in (*FLOAT_TYPES, CODE_TYPE):
+    if tensor.dtype not in (*FLOAT_TYPES, CODE_TYPE, nf4.TYPE):
         yield f"{tensor.name} is {tensor.dtype}, wanted {', '.join(FLOAT_TYPES)} or {CODE_TYPE}"
     if tensor.dtype == CODE_TYPE and scale is None:
         yield f"missing tensor {tensor.name}{_SCALE} {list(tensor.shape[:1])}, the row scales of {CODE_TYPE} codes"

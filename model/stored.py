@@ -3,10 +3,17 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from model.fp8 import quantize_rows
+
+if TYPE_CHECKING:
+    from model.folded import Folded
+    from model.nf4 import Nf4Tensor
 
 
 class CheckpointError(ValueError):
@@ -26,6 +33,11 @@ class StoredTensor:
     """Of its first byte in the file."""
     nbytes: int
 
+    @property
+    def stored(self) -> "tuple[StoredTensor, ...]":
+        """All that it is read from: itself."""
+        return (self,)
+
     def read(self) -> Tensor:
         """The tensor in its stored type, on the CPU."""
         with safe_open(self.file, framework="pt") as stored:
@@ -43,7 +55,7 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
     if not index.is_file():
         if not single.is_file():
             raise CheckpointError(f"{folder} holds neither {single.name} nor {index.name}")
-        return _header(single)
+        return header(single)
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
@@ -51,13 +63,14 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
     for shard in sorted(set(shards.values())):
         if not (folder / shard).is_file():
             raise CheckpointError(f"{index} names the shard {shard}, which is missing")
-        tensors |= _header(folder / shard)
+        tensors |= header(folder / shard)
     if absent := sorted(name for name, shard in shards.items() if name not in tensors):
         raise CheckpointError(f"{index} names {absent[0]} (and {len(absent) - 1} more), which no shard holds")
     return tensors
 
 
-def _header(file: Path) -> dict[str, StoredTensor]:
+def header(file: Path) -> dict[str, StoredTensor]:
+    """All tensors of one file; CheckpointError when it is not a whole safetensors file."""
     try:
         with safe_open(file, framework="pt"):
             pass  # the library checks that the header is sound and that the file is whole
@@ -100,7 +113,7 @@ class Source:
     There is more than one part where the checkpoint splits what the model fuses (q, k and v).
     """
 
-    parts: tuple[StoredTensor, ...]
+    parts: "tuple[StoredTensor | Nf4Tensor, ...]"
     scales: tuple[StoredTensor, ...] = ()
     """One scale per row for each part in float8; empty otherwise."""
 
@@ -111,7 +124,7 @@ class Source:
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
         """All that it is read from."""
-        return self.parts + self.scales
+        return tuple(tensor for part in self.parts for tensor in part.stored) + self.scales
 
     @property
     def coded(self) -> bool:
@@ -124,6 +137,10 @@ class Source:
             return _joined([_checked(part, part.read().float()) for part in self.parts])
         codes, scales = self.read_codes()
         return codes.float() * scales.reshape(-1, *[1] * (codes.ndim - 1))
+
+    def quantized(self) -> tuple[Tensor, Tensor]:
+        """Codes and row scales as `read_codes` gives them; those of a float parameter (out, in) are made here."""
+        return self.read_codes() if self.coded else quantize_rows(self.read())
 
     def read_codes(self) -> tuple[Tensor, Tensor]:
         """The codes (out, in) float8_e4m3fn and row scales (out,) float32, as the file holds them."""
@@ -143,7 +160,7 @@ class Source:
 class Joined:
     """Several sources one after another along the first dimension, as if they were one."""
 
-    sources: tuple[Source, ...]
+    sources: "tuple[Source | Folded, ...]"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -160,8 +177,14 @@ class Joined:
     def read(self) -> Tensor:
         return torch.cat([source.read() for source in self.sources])
 
+    def quantized(self) -> tuple[Tensor, Tensor]:
+        return self._codes([source.quantized() for source in self.sources])
+
     def read_codes(self) -> tuple[Tensor, Tensor]:
-        codes, scales = zip(*(source.read_codes() for source in self.sources), strict=True)
+        return self._codes([source.read_codes() for source in self.sources])
+
+    def _codes(self, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        codes, scales = zip(*pairs, strict=True)
         return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), torch.cat(scales)
 
 
@@ -169,7 +192,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _checked(stored: StoredTensor, values: Tensor) -> Tensor:
+def _checked(stored: "StoredTensor | Nf4Tensor", values: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
         raise CheckpointError(f"{stored.file}: {stored.name} holds NaN or infinity; the file is damaged")
     return values

@@ -1,9 +1,9 @@
 """The bundle's manifest: what the bundle holds, and what the runtime must know to run it.
 
 Format, version 2. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
-`Manifest`) and the files that its ``files`` object lists; paths use ``/``, are relative, and never leave the
-directory. Unknown keys, other versions, missing keys and values of another type are refused. The manifest is written
-last, so a directory that has one is complete.
+`Manifest`, of which those with a default may be missing) and the files that its ``files`` object lists; paths use
+``/``, are relative, and never leave the directory. Unknown keys, other versions, missing keys and values of another
+type are refused. The manifest is written last, so a directory that has one is complete.
 """
 
 import json
@@ -169,6 +169,20 @@ class QuantizationSpec:
 
 
 @dataclass(frozen=True)
+class LoraSpec:
+    """An adapter that was folded into the weights."""
+
+    name: str
+    """Name of its file."""
+    sha256: str
+    """Of the file."""
+    scale: float
+    """What its update was multiplied by, beside its own alpha / rank."""
+    target: Literal["cond", "uncond", "both"]
+    """The transformers that it was folded into."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that the runtime knows about a model; see the module's docstring for the file."""
 
@@ -197,6 +211,8 @@ class Manifest:
     """Every file of the bundle but the manifest, by path."""
     tools: dict[str, str]
     """Versions of what built the bundle."""
+    loras: tuple[LoraSpec, ...] = ()
+    """Adapters in the weights, in the order in which they were folded."""
 
     @property
     def stages(self) -> frozenset[str]:

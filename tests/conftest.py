@@ -36,7 +36,11 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if (shape, form) not in made:
             pipeline = peers.make_pipeline(peers.SHAPES[shape])
             directory = tmp_path_factory.mktemp(f"{shape}-{form}") / "checkpoint"
-            if form.startswith("diffusers"):
+            if form.endswith("-nf4"):
+                from nf4_files import save_nf4
+
+                save_nf4(pipeline, directory, form.removesuffix("-nf4"))
+            elif form.startswith("diffusers"):
                 peers.save_diffusers(pipeline, directory, "60KB" if form == "diffusers-shards" else "5GB")
             else:
                 peers.save_original(pipeline, directory, form.removeprefix("original-"))

@@ -122,7 +122,7 @@ def save_original(pipeline: Ideogram4Pipeline, directory: Path, dtype: str) -> P
                 tensors[name + "_scale"] = scale
                 parameter.copy_(tensors[name].float() * scale[:, None])
         file = next((directory / folder).glob("*.safetensors"))
-        save_file(_fuse(tensors), file, metadata={"format": "pt"})
+        save_file(fuse(tensors), file, metadata={"format": "pt"})
     for folder in ("transformer", "unconditional_transformer"):
         config = json.loads((directory / folder / "config.json").read_text())
         config.pop("_class_name")
@@ -130,7 +130,7 @@ def save_original(pipeline: Ideogram4Pipeline, directory: Path, dtype: str) -> P
     return directory
 
 
-def _fuse(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fuse(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Diffusers' attention names to the released ones."""
     fused = {}
     for name, tensor in tensors.items():

@@ -14,7 +14,7 @@ from model.checkpoint import open_checkpoint
 from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
 
 BOUND = 1e-5
-FORMS = ("diffusers", "diffusers-shards", "original-bf16", "original-fp8")
+FORMS = ("diffusers", "diffusers-shards", "original-bf16", "original-fp8", "diffusers-nf4", "original-nf4")
 SEEDS = torch.Generator().manual_seed(11)
 
 
