@@ -173,16 +173,26 @@ def test_too_few_text_layers(checkpoint):
     refused(directory, "num_hidden_layers is 28, wanted at least 36")
 
 
-def test_nf4(checkpoint):
+def test_parts_of_nf4_weights(checkpoint):
+    """They are found wherever they are, and come in the one error."""
     directory = checkpoint()
     peers.rewrite(directory / DIT, lambda t: t.update({"input_proj.weight.absmax": torch.ones(3)}))
-    refused(directory, "bitsandbytes nf4 weights (input_proj.weight.absmax)", "not read yet", "ideogram-4-fp8")
+    peers.rewrite(directory / TEXT, lambda t: t.pop("language_model.layers.3.mlp.up_proj.weight"))
+    refused(
+        directory,
+        "transformer: missing tensor input_proj.weight.quant_state.bitsandbytes__nf4, input_proj.weight.quant_map of",
+        "text_encoder: missing tensor layers.3.mlp.up_proj.weight",
+    )
 
 
-def test_nf4_by_its_configuration(checkpoint):
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "fp4"), ({"load_in_8bit": True}, "int8")],
+)
+def test_other_formats_of_bitsandbytes(checkpoint, changes, kind):
     directory = checkpoint("diffusers")
-    edit_config(directory / "transformer", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    refused(directory, "quantized with bitsandbytes (nf4)", "not read yet", "ideogram-4-fp8")
+    edit_config(directory / "transformer", quantization_config={"quant_method": "bitsandbytes"} | changes)
+    refused(directory, f"{directory / 'transformer'} is quantized with bitsandbytes {kind}, wanted nf4")
 
 
 def test_missing_truncated_and_spoiled_files(checkpoint):
