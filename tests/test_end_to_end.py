@@ -6,6 +6,7 @@ import torch
 from measure import relative_error
 from PIL import Image
 
+from export.build import build
 from runtime import Pipeline
 from runtime.cli import main
 from runtime.noise import randn
@@ -45,6 +46,16 @@ def test_command_equals_diffusers(peer, peer_bundle, tmp_path, preset, size, pro
     # The peer pads the text to 2048 tokens; padding is masked, so a shorter one gives the same picture sooner.
     wanted = peer_picture(pipeline, prompt, width, height, PRESETS[preset], seed=7, length=256)[0]
     assert picture_difference(Image.open(tmp_path / "a.png"), wanted) <= 1
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_nf4_checkpoints_equal_diffusers(peer, tmp_path, layout):
+    """The peer's weights are those that bitsandbytes makes of the file."""
+    pipeline, directory = peer("head64", f"{layout}-nf4")
+    build(directory, tmp_path / "bundle", "fp32", quiet=True)
+    made = Pipeline.load(tmp_path / "bundle").generate(PROMPT, width=256, height=256, seed=2)
+    wanted = peer_picture(pipeline, PROMPT, 256, 256, PRESETS["V4_DEFAULT_20"], seed=2, length=64)
+    assert picture_difference(made.images[0], wanted[0]) <= 1
 
 
 @pytest.mark.parametrize("shape", ["head64", "head256"])

@@ -11,6 +11,7 @@ from runtime.manifest import (
     EngineSpec,
     FileSpec,
     GraphSpec,
+    LoraSpec,
     Manifest,
     PromptSpec,
     QuantizationSpec,
@@ -36,6 +37,7 @@ MANIFEST = Manifest(
                                  {"N": SizeRange(256, 4096, 16384)}, 5)})},
     files={"tokenizer.json": FileSpec(3, "ab"), "onnx/dit_uncond.onnx": FileSpec(4, "cd"),
            "engines/rtx-sm89/dit_uncond.plan": FileSpec(5, "ef")}, tools={"torch": "2"},
+    loras=(LoraSpec("style.safetensors", "0a", -0.5, "both"),),
 )  # fmt: skip
 
 TEXT = """\
@@ -94,6 +96,13 @@ def test_without_quantization():
     assert Manifest.from_json(plain.to_json()) == plain
 
 
+def test_without_adapters():
+    """A manifest that does not say anything of them has none."""
+    plain = replace(MANIFEST, loras=())
+    assert Manifest.from_json(plain.to_json()) == plain
+    assert Manifest.from_json(edited(lambda d: d.pop("loras"))) == plain
+
+
 def test_stages_are_those_that_every_backend_has():
     assert MANIFEST.stages == {"dit_uncond"}
     assert replace(MANIFEST, graphs={}).stages == {"dit_uncond"}
@@ -128,6 +137,8 @@ def edited(change):
             "quantization.attention is 'fp4', wanted 'fp8' or 'base'",
         ),
         (lambda d: d.update(quantization=3), "quantization is 3, wanted an object"),
+        (lambda d: d["loras"][0].update(target="text"), r"loras\[0\].target is 'text', wanted 'cond' or 'uncond' or"),
+        (lambda d: d["loras"][0].pop("scale"), r"loras\[0\] lacks the key 'scale'"),
         (lambda d: d.update(sizes=5), "sizes is 5, wanted an object"),
         (lambda d: d["graphs"]["dit_uncond"]["inputs"][0].update(shape=[1.5]), r"inputs\[0\].shape\[0\] is 1.5"),
         (lambda d: d["files"].update({"../x": {"size": 1, "sha256": "a"}}), "lists the path '../x'"),
