@@ -74,8 +74,8 @@ def test_adapter_changes_the_picture(bundles):
 
 
 def test_report_needs_the_same_adapters(bundles, peer, lora, tmp_path):
-    """A float8 file's own codes are exact, and float32 adds 1e-5 at most; the folded rows are rounded to e4m3 once more,
-    by up to 6 % each."""
+    """A float8 file's own codes are exact, and float32 adds 1e-5 at most; the folded rows are rounded to e4m3 again, by
+    up to 6 % each."""
     arguments = {"checkpoint": peer("head64", "original-fp8")[1], "texts": ["a red circle"], "preset": "V4_TURBO_12",
                  "width": 256, "height": 256, "quiet": True}  # fmt: skip
     with pytest.raises(BundleError, match=r"was not made from the checkpoint .*: its loras is \(LoraSpec.*'s \(\)"):
@@ -133,7 +133,7 @@ def test_ranges_are_measured_with_the_adapters(peer, lora, tmp_path, capsys):
         (["--lora", "{other}"], "other.safetensors is no LoRA of this model: none of its 2 tensors"),
         (
             ["--lora", "{wide}"],
-            "wide.safetensors does not fit this model: layers.0.attention.o.lora_A.weight is",
+            "wide.safetensors does not fit this model: layers.0.",
         ),
         (["--lora", "{broken}"], "broken.safetensors is not a whole safetensors file"),
         (["--lora-target", "both"], "--lora-target both goes with --lora"),
