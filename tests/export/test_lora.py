@@ -1,5 +1,7 @@
 """Bundles with adapters in them: what differs from the bundle without, what is recorded, and early errors."""
 
+import shutil
+
 import lora_files
 import onnx
 import pytest
@@ -43,6 +45,18 @@ def test_only_the_touched_stage_differs(bundles):
     plain, folded = (read_manifest(bundle) for bundle in bundles)
     differing = {path for path in plain.files | folded.files if plain.files.get(path) != folded.files.get(path)}
     assert {path.split("/")[-1] for path in differing} == {"dit_cond.onnx", "dit_cond.data"}
+
+
+def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, capsys):
+    """Another scale over a bundle that has all other stages already; the same once more makes nothing."""
+    shutil.copytree(bundles[1], tmp_path / "bundle")
+    directory = peer("head64", "original-fp8")[1]
+    for taken in (4, 5):
+        build(directory, tmp_path / "bundle", "fp8-weight-only", lora=[f"{lora}:2"], overwrite=True)
+        messages = capsys.readouterr().err
+        assert messages.count("unchanged, taken from an earlier build") == taken
+        assert any(line.split()[:2] == ["ort/dit_cond", "unchanged,"] for line in messages.splitlines()) == (taken == 5)
+    assert read_manifest(tmp_path / "bundle").loras[0].scale == 2
 
 
 def initializers(bundle, stage):
@@ -91,7 +105,7 @@ def test_folded_weights_of_kept_activations_stay_float(peer, lora, tmp_path):
     keep = ("dit_cond.layers.0.attention.qkv", "dit_cond.layers.0.attention.o")
     types = precision_of("fp8", None, "ort")
     options = StageOptions(types, Recipe(True, False, keep), {f"dit_cond.layers.0.{p}": 3.0 for p in lora_files.BLOCK})
-    spec = export_stage(checkpoint, "dit_cond", options, tmp_path, quiet=True)
+    spec, _ = export_stage(checkpoint, "dit_cond", options, tmp_path, quiet=True)
     kinds = {t.name: t.data_type for t in onnx.load(tmp_path / spec.onnx).graph.initializer}
     assert kinds["layers.0.attention.qkv.weight"] == onnx.TensorProto.FLOAT
     assert (

@@ -23,7 +23,7 @@ def exported(peer, folder, precision):
     types = precision_of(precision, None, "ort")
     ranges = dict.fromkeys(names_of("dit_cond", 1), 6.0)
     options = StageOptions(types, Recipe(types.activations_fp8, False), ranges)
-    return checkpoint, export_stage(checkpoint, "dit_cond", options, folder, quiet=True)
+    return checkpoint, export_stage(checkpoint, "dit_cond", options, folder, quiet=True)[0]
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
