@@ -4,9 +4,11 @@ The bound of 1e-5 is the project's: folding adds one float32 rounding to each we
 ``W x + s B (A x)`` where we have ``(W + s B A) x``. Measured: 4e-7 to 5.3e-7.
 """
 
+import shutil
 from copy import deepcopy
 
 import lora_files
+import peers
 import pytest
 import torch
 from diffusers import Ideogram4Pipeline
@@ -18,7 +20,7 @@ from model.fingerprint import fingerprint
 from model.folded import Folded
 from model.lora import parse_lora, touching, with_loras, without_loras
 from model.lora_formats import LoraError
-from model.stored import Source
+from model.stored import Joined, Source
 
 BOUND = 1e-5
 FORMS = ("diffusers", "original-bf16", "original-fp8", "original-nf4")
@@ -198,6 +200,21 @@ def test_untouched_rows_keep_their_codes_and_scales(peer, base, tmp_path):
         assert not folded.coded, "--keep-base keeps it in the base type"
 
 
+def test_joined_weights_keep_the_rows_of_the_untouched_one(peer, base, tmp_path):
+    """TensorRT's graphs have w1 and w3 in one product."""
+    checkpoint = open_checkpoint(peer("head32", "original-fp8")[1])
+    file = write(tmp_path / "a.safetensors", peft(random_matrices(base, ("layers.0.feed_forward.w3",)), ""))
+    sources = with_loras(checkpoint, [str(file)]).sources["dit_cond"]
+    w1, w3 = (sources[f"layers.0.feed_forward.{name}.weight"] for name in ("w1", "w3"))
+    joined = Joined((w1, w3))
+    codes, scales = joined.quantized()
+    assert not joined.coded and isinstance(w1, Source) and isinstance(w3, Folded)
+    for rows, source in ((slice(80), w1), (slice(80, 160), w3)):
+        wanted = source.quantized()
+        assert torch.equal(codes[rows].view(torch.uint8), wanted[0].view(torch.uint8))
+        assert torch.equal(scales[rows], wanted[1])
+
+
 def test_fingerprint_tells_adapters_apart(peer, base, tmp_path):
     """Also those that leave alone what the fingerprint samples."""
     checkpoint = open_checkpoint(peer("head32", "original-fp8")[1])
@@ -318,6 +335,16 @@ def test_settings(peer, base, tmp_path, settings, message):
     file = write(tmp_path / "a.safetensors", matrices, settings)
     with pytest.raises(LoraError, match=message):
         with_loras(open_checkpoint(peer("head32", "diffusers")[1]), [str(file)])
+
+
+def test_no_unconditional_transformer(peer, base, tmp_path):
+    directory = peers.copy(peer("head32", "diffusers")[1], tmp_path / "distilled")
+    shutil.rmtree(directory / "unconditional_transformer")
+    file = write(tmp_path / "a.safetensors", peft(random_matrices(base, of_layers(0)), ""))
+    checkpoint = open_checkpoint(directory)
+    assert touching(with_loras(checkpoint, [str(file)]), "dit_cond")
+    with pytest.raises(ValueError, match=r"--lora-target is both, but .*distilled has no unconditional transformer"):
+        with_loras(checkpoint, [str(file)], "both")
 
 
 def test_files_and_targets(peer, base, tmp_path):
