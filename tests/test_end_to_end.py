@@ -1,6 +1,9 @@
 """``trt-generate`` against ``diffusers.Ideogram4Pipeline``: one seed, prompt and preset, one picture."""
 
+import json
+
 import numpy as np
+import peers
 import pytest
 import torch
 from measure import relative_error
@@ -50,8 +53,11 @@ def test_command_equals_diffusers(peer, peer_bundle, tmp_path, preset, size, pro
 
 @pytest.mark.parametrize("layout", ["original", "diffusers"])
 def test_nf4_checkpoints_equal_diffusers(peer, tmp_path, layout):
-    """The peer's weights are those that bitsandbytes makes of the file."""
+    """The peer's weights are those that bitsandbytes makes of the file, its latent statistics those of its VAE."""
     pipeline, directory = peer("head64", f"{layout}-nf4")
+    directory = peers.copy(directory, tmp_path / "checkpoint")
+    config = directory / "vae/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_stats": "bn"}))
     build(directory, tmp_path / "bundle", "fp32", quiet=True)
     made = Pipeline.load(tmp_path / "bundle").generate(PROMPT, width=256, height=256, seed=2)
     wanted = peer_picture(pipeline, PROMPT, 256, 256, PRESETS["V4_DEFAULT_20"], seed=2, length=64)

@@ -52,7 +52,7 @@ def exported(peer, tmp_path_factory):
                 ranges[name]
             options = StageOptions(types, Recipe(types.activations_fp8, attention, keep), ranges, engine)
             folder = tmp_path_factory.mktemp("float8")
-            made[key] = checkpoint, folder, export_stage(checkpoint, stage, options, folder, quiet=True), options
+            made[key] = checkpoint, folder, export_stage(checkpoint, stage, options, folder, quiet=True)[0], options
         return made[key]
 
     return make
