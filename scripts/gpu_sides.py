@@ -97,6 +97,7 @@ def measure_ours(task: Task, used: Callable[[], int]) -> Measured:
             pipeline.graphs[stage] = timed(graph, measured.stages[stage], lambda: None)
 
         def picture(run: Run) -> Any:
+            pipeline.features.clear()  # the peer encodes the prompt for each picture
             return pipeline.generate(
                 task.prompt, width=task.size, height=task.size, steps=len(run.guidance), guidance=run.guidance,
                 mu=run.mu, std=run.std, seed=task.seed,
