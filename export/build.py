@@ -38,6 +38,7 @@ from model.description import TOKENIZER, describe, tokenizer_file
 from model.lora import with_loras
 from runtime.console import guard
 from runtime.decoding import decode
+from runtime.machine import look
 from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
 
 PROGRAM = "export.build"
@@ -84,6 +85,7 @@ def build(
     opt_size: int | None = None,
     max_size: int | None = None,
     max_batch: int = 1,
+    weight_streaming: bool = False,
     weights: str = "copy",
     timestep_dtype: str | None = None,
     lora: Sequence[str] = (),
@@ -117,7 +119,17 @@ def build(
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
     limits = limits_of(described.sizes, described.prompt.max_tokens, min_size, opt_size, max_size, max_batch)
     variants = [
-        _variant(name, precision_of(precision, base, name), attention, keep_base, target, limits, described, weights)
+        _variant(
+            name,
+            precision_of(precision, base, name),
+            attention,
+            keep_base,
+            target,
+            limits,
+            described,
+            weights,
+            weight_streaming,
+        )
         for name in backends
     ]
     needs = together([variant.needs(opened) for variant in variants])
@@ -175,16 +187,27 @@ def _check_options(
 
 def _variant(
     backend: str, types: Precision, attention: str | None, keep_base: Sequence[str], target: Sequence[str],
-    limits: Limits, described: Manifest, weights: str,
+    limits: Limits, described: Manifest, weights: str, weight_streaming: bool,
 ) -> Variant:  # fmt: skip
     engine = None
     if backend != "ort":
-        targets = check_targets(target, types) if backend == "rtx" else ("native",)
-        engine = EngineOptions(backend, targets, size_ranges(limits, described.sizes.multiple))
+        targets = check_targets(target, types) if backend == "rtx" else (_gpu(),)
+        sizes = size_ranges(limits, described.sizes.multiple)
+        engine = EngineOptions(backend, targets, sizes, weight_streaming)
         _ = engine.version  # a package that is missing is named before the work starts
     in_fp8 = types.activations_fp8 and (attention or ("base" if backend == "ort" else "fp8")) == "fp8"
     recipe = Recipe(types.activations_fp8, in_fp8, tuple(keep_base))
     return Variant(backend, types, recipe, engine, linked=weights == "link" or engine is not None)
+
+
+def _gpu() -> str:
+    """Compute capability of the GPU in this machine, which TensorRT builds for; RuntimeError if there is none."""
+    machine = look(0, ())
+    if machine.gpu is None:
+        raise RuntimeError(
+            f"--backend tensorrt builds for the GPU in the machine, and {machine.no_gpu}; --backend rtx needs none"
+        )
+    return machine.gpu.capability
 
 
 def _run(
@@ -232,7 +255,9 @@ def _engines(variants: Sequence[Variant], finished: dict[Job, Finished]) -> dict
             specs = {job.stage: decode(made.spec, EngineSpec, job.name) for job, made in finished.items()
                      if job.engine == engine}  # fmt: skip
             attention = "fp8" if variant.recipe.attention else "base"
-            sets[engine.name] = EngineSet(engine.backend, engine.targets, engine.version, attention, specs)
+            sets[engine.name] = EngineSet(
+                engine.backend, engine.targets, engine.version, attention, specs, engine.weight_streaming
+            )
     return sets
 
 

@@ -61,7 +61,13 @@ def load_package(backend: str) -> ModuleType:
 
 
 def build_plan(
-    onnx: Path, plan: Path, backend: str, targets: Sequence[str], shapes: Shapes, progress: Progress | None = None
+    onnx: Path,
+    plan: Path,
+    backend: str,
+    targets: Sequence[str],
+    shapes: Shapes,
+    progress: Progress | None = None,
+    weight_streaming: bool = False,
 ) -> Built:
     """Build one plan into the file `plan`, which must not exist.
 
@@ -74,6 +80,7 @@ def build_plan(
         targets: compute capabilities such as ``sm89``; for ``tensorrt`` the GPU in the machine decides.
         shapes: smallest, best and largest shape of each input.
         progress: called from another thread after each step of the builder.
+        weight_streaming: let the runtime keep part of the weights in host memory.
 
     Raises:
         RuntimeError: the package is missing, or the builder refuses the graph; the message has its reason, which names
@@ -92,6 +99,8 @@ def build_plan(
     config = _config(trt, builder, targets if backend == "rtx" else (), shapes)
     monitor = _monitor_class(trt)(progress)
     config.progress_monitor = monitor
+    if weight_streaming:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     with plan.open("xb") as stream:
         try:
             writer = _writer_class(trt)(stream)

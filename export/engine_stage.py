@@ -36,6 +36,8 @@ class EngineOptions:
     backend: Literal["rtx", "tensorrt"]
     targets: tuple[str, ...]
     sizes: Mapping[str, SizeRange]
+    weight_streaming: bool = False
+    """Let the runtime keep part of the weights in host memory."""
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ def build_engine(
             engine.targets,
             shapes(record.inputs, ranges),
             _shown(bar, stage),
+            engine.weight_streaming,
         )
         bar.set_description(f"{engine.name + ' ' + stage:24}")
     shutil.rmtree(scratch)

@@ -65,4 +65,6 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
     option("--min-size", type=int, metavar="PX", help="shortest side of a picture (default: the model's)")
     option("--opt-size", type=int, metavar="PX", help="side to tune for (default: the model's default size)")
     option("--max-size", type=int, metavar="PX", help="longest side of a picture (default: the model's)")
+    option("--weight-streaming", action="store_true",
+        help="engines that can keep part of their weights in host memory, for small cards")  # fmt: skip
     option("--max-batch", type=int, default=1, metavar="N", help="pictures in one call (default: %(default)s)")

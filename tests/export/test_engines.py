@@ -80,6 +80,22 @@ def test_blocks_of_the_real_width(wide, tmp_path, attention, targets):
     assert plan.stat().st_size == files[spec.plan].size < 1.02 * report["build"]["weight_bytes"]
 
 
+def test_weight_streaming_changes_no_kernel(wide, tmp_path):
+    sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
+    options = stage_options(wide, "dit_cond", "fp8")
+    reports = []
+    for streaming in (False, True):
+        made = EngineOptions("rtx", BOTH, sizes, streaming)
+        reports.append(build_engine(wide, "dit_cond", options, made, tmp_path / str(streaming), quiet=True)[2])
+    assert reports[0]["block_kernels"] == reports[1]["block_kernels"] and reports[1]["copies"] == 0
+
+
+def test_tensorrt_needs_the_gpu(tmp_path, capsys):
+    assert main(["--backend", "tensorrt", "--precision", "fp8", "--output", str(tmp_path / "bundle")]) == 1
+    assert "--backend tensorrt builds for the GPU in the machine, and" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def rtx_bundle(tmp_path_factory):
     """The demo's bundle with ONNX graphs and engines side by side, made by the command."""
