@@ -1,7 +1,7 @@
 """JSON values to frozen dataclasses, checked against their annotations. Nothing unknown, missing or mistyped passes."""
 
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
@@ -15,7 +15,8 @@ def decode(value: Any, kind: type[Kind], root: str) -> Kind:
     """An instance of the dataclass `kind` from a JSON object; DecodeError says what is wrong.
 
     Fields may be bool, int, float, str, None, literals, tuples (lists in JSON), dicts with str keys, other dataclasses,
-    and unions of plain types or of anything with None. `root` is what messages call the object itself.
+    and unions of plain types or of anything with None. Fields with a default may be missing. `root` is what messages
+    call the object itself.
     """
     return _object(value, kind, "", root)
 
@@ -24,14 +25,15 @@ def _object(value: Any, kind: type[Kind], where: str, root: str) -> Kind:
     what = where or root
     if not isinstance(value, dict):
         raise DecodeError(f"{what} is {value!r}, wanted an object")
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if unknown := sorted(set(value) - set(names)):
+    needed = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(value) - set(needed)):
         raise DecodeError(f"{what} has the unknown key {unknown[0]!r}; a newer version may have made it")
-    if missing := [name for name in names if name not in value]:
+    if missing := [name for name in needed if needed[name] and name not in value]:
         raise DecodeError(f"{what} lacks the key {missing[0]!r}")
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
-    return kind(**{name: _value(value[name], hints[name], prefix + name, root) for name in names})
+    given = [name for name in needed if name in value]
+    return kind(**{name: _value(value[name], hints[name], prefix + name, root) for name in given})
 
 
 def _value(value: Any, kind: Any, where: str, root: str) -> Any:
