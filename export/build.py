@@ -27,16 +27,19 @@ from export.ledger import LEDGER, Finished, Ledger
 from export.options import build_parser
 from export.precision import Precision, precision_of, torch_dtype
 from export.preflight import Needs, check_needs, needs_of, together, weight_bytes
+from export.preview import fit_preview
 from export.profile import Limits, limits_of, size_ranges
 from export.recipe import Recipe, unmatched
 from export.scan import Scan
 from export.share import share
 from export.stage import StageOptions
 from export.targets import DEFAULT_TARGETS, check_targets
+from export.tile_graphs import export_tile_graphs
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import TOKENIZER, describe, tokenizer_file
 from model.lora import with_loras
 from runtime.console import guard
+from runtime.constants import TILE_GRAPHS
 from runtime.decoding import decode
 from runtime.machine import look
 from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
@@ -144,6 +147,9 @@ def build(
         fp8 = variants[0].types.activations_fp8
         ranges = activation_ranges(opened, calibration, quiet) if fp8 else None
         finished = _run(opened, variants, ranges, partial, earlier, quiet)
+        graphs = _graphs(finished)
+        if graphs:  # engines for tiles are not built yet
+            graphs |= export_tile_graphs(opened, graphs, partial, quiet)
         shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
         if ranges:
             write_ranges(ranges, partial / RANGES)
@@ -158,10 +164,11 @@ def build(
             precision=precision,
             quantization=_quantization(variants[0], ranges),
             timestep_dtype=timestep_dtype or variants[0].types.timestep,
-            graphs=_graphs(finished),
+            graphs=graphs,
             engines=_engines(variants, finished),
-            files=_files(partial, finished, bool(ranges), bool(report)),
+            files=_files(partial, finished, graphs, bool(ranges), bool(report)),
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
+            preview=fit_preview(opened),
         )
         _remove_others(partial, manifest)
         publish(partial, manifest, output)
@@ -268,10 +275,13 @@ def _quantization(variant: Variant, ranges: Ranges | None) -> QuantizationSpec |
     return QuantizationSpec(ranges.algorithm if ranges else "none", attention, variant.recipe.keep_base)
 
 
-def _files(partial: Path, finished: dict[Job, Finished], ranges: bool, report: bool) -> dict[str, FileSpec]:
+def _files(
+    partial: Path, finished: dict[Job, Finished], graphs: dict[str, GraphSpec], ranges: bool, report: bool
+) -> dict[str, FileSpec]:
     """Every file of the bundle; those of the stages have been hashed already."""
     files = {path: spec for made in finished.values() for path, spec in made.files.items()}
-    others = [TOKENIZER, LEDGER, *([RANGES] if ranges else []), *([REPORT] if report else [])]
+    tiles = [graphs[name].onnx for name in TILE_GRAPHS.values() if name in graphs]
+    others = [TOKENIZER, LEDGER, *tiles, *([RANGES] if ranges else []), *([REPORT] if report else [])]
     others += [PAGE] if (partial / PAGE).is_file() and any(job.engine for job in finished) else []
     return dict(sorted((files | {name: file_spec(partial / name) for name in others}).items()))
 

@@ -1,6 +1,6 @@
 """What a backend is: something that runs one graph of a bundle on numpy arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,6 +84,16 @@ def open_graphs(
         # A GPU was asked for, and engines would have run on it.
         raise RuntimeError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
     return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
+
+
+def open_placed(manifest: Manifest, directory: Path, placed: Mapping[str, str], threads: int | None) -> Opened:
+    """Open each graph with ONNX Runtime on the device that `placed` names; raises as `open_graphs` does."""
+    graphs: dict[str, Graph] = {}
+    for device in dict.fromkeys(placed.values()):
+        stages = [name for name, where in placed.items() if where == device]
+        choice = choose_backend(manifest, stages, "ort", device)
+        graphs |= open_graphs(manifest, directory, stages, choice, threads).graphs
+    return Opened(graphs, choice, lambda: None)
 
 
 def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: dict[str, np.ndarray]) -> None:

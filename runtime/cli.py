@@ -10,17 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from runtime.batch import Failures, Task, Warn, check_files, draw_layouts, make, make_tasks
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.fonts import choose_face
+from runtime.image_options import check_preview, preview_of
 from runtime.jobs import Job, job_from_options
 from runtime.jobs_file import is_jsonl, job_of_line, read_lines
 from runtime.manifest import read_manifest
 from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
 from runtime.pipeline import Generated, Pipeline
+from runtime.placement import parse_devices
+from runtime.preview import PreviewFile
 from runtime.prompt import PromptEncoder
 from runtime.prompt_text import PromptReader, read_text
 
@@ -35,7 +39,9 @@ def generate(args: argparse.Namespace) -> None:
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
     manifest = read_manifest(directory)
     encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
+    devices = None if args.devices is None else parse_devices(args.devices)
     tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
+    check_preview(args, manifest, [file for job in jobs for file in job.written])
     if args.strict:
         failures.stop(count)
     tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, warn)
@@ -46,7 +52,7 @@ def generate(args: argparse.Namespace) -> None:
         for task in tasks:
             _report(task, args, task.plan.to_dict(), "would write")
     elif tasks:
-        _make_all(tasks, directory, args, failures)
+        _make_all(tasks, directory, args, devices, failures)
     failures.stop(count)
 
 
@@ -78,10 +84,17 @@ def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Tas
     return left
 
 
-def _make_all(tasks: Sequence[Task], directory: Path, args: argparse.Namespace, failures: Failures) -> None:
+def _make_all(
+    tasks: Sequence[Task],
+    directory: Path,
+    args: argparse.Namespace,
+    devices: tuple[str, str] | None,
+    failures: Failures,
+) -> None:
     pipeline = Pipeline.load(
         directory, backend=args.backend, device=args.device, memory=args.memory, threads=args.threads,
-        verify=args.verify, unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+        verify=args.verify, unconditional=any(task.plan.needs_unconditional_graph for task in tasks), devices=devices,
+        vae_graphs=tuple(dict.fromkeys(name for task in tasks for name in task.plan.vae_graphs)),
         # Of several, one that engines cannot make must not stop the others: it fails in its turn.
         plans=[task.plan for task in tasks] if len(tasks) == 1 else (),
     )  # fmt: skip
@@ -103,7 +116,8 @@ def _make_each(
             if len(tasks) > 1:
                 bar.set_description(f"prompt {number} of {len(tasks)}")
             with failures.noted(task.job.where):
-                made = make(pipeline, task, lambda step, steps, latents: bar.update())
+                preview = preview_of(args, pipeline.manifest, task.plan)
+                made = make(pipeline, task, partial(_show, bar, preview))
                 written += 1
                 _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
             done += len(task.plan.steps)
@@ -114,6 +128,13 @@ def _make_each(
         if tasks[0].job.where:
             _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
         raise
+
+
+def _show(bar: tqdm, preview: PreviewFile | None, done: int, total: int, latents: np.ndarray) -> None:
+    """Move the bar and write the preview after a step."""
+    bar.update()
+    if preview is not None:
+        preview(done, total, latents)
 
 
 def _report(

@@ -9,5 +9,8 @@ DEFAULT_BUNDLE = "ideogram4-bundle"
 BUNDLE_VARIABLE = "IDEOGRAM4_BUNDLE"
 """Environment variable with the bundle directory for ``trt-generate``; ``--bundle`` wins over it."""
 
+TILE_GRAPHS = {"vae_decoder": "vae_decoder_tile", "vae_encoder": "vae_encoder_tile"}
+"""The VAE's graphs for whole pictures, and those for tiles of one."""
+
 MANIFEST = "manifest.json"
 """Name of the manifest in a bundle. It is written last: a directory that has one is complete."""

@@ -4,11 +4,14 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.guidance import EVERY_STEP, UnconditionalPasses
+from runtime.image_options import passes_of, source_of
 from runtime.manifest import Manifest
 from runtime.picture import numbered
 from runtime.plan import MAX_IMAGES, Plan, make_plan
 from runtime.prompt import PromptEncoder
 from runtime.schedule import parse_guidance
+from runtime.start import Source
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Job:
     seed: int | None = None
     num_images: int = 1
     unconditional: str = "graph"
+    passes: UnconditionalPasses = EVERY_STEP
+    vae_tile: str | int = "auto"
+    source: Source | None = None
+    """The picture to start from."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_images <= MAX_IMAGES:
@@ -52,7 +59,7 @@ class Job:
         return make_plan(
             manifest, encoder, self.prompt, width=self.width, height=self.height, preset=self.preset, steps=self.steps,
             guidance=self.guidance, mu=self.mu, std=self.std, seed=self.seed, num_images=self.num_images,
-            unconditional=self.unconditional,
+            unconditional=self.unconditional, passes=self.passes, vae_tile=self.vae_tile, source=self.source,
         )  # fmt: skip
 
 
@@ -65,5 +72,5 @@ def job_from_options(args: argparse.Namespace, prompt: str) -> Job:
     return Job(
         prompt, args.output, layout=args.layout, width=args.width, height=args.height, preset=args.preset,
         steps=args.steps, guidance=guidance, mu=args.mu, std=args.std, seed=args.seed, num_images=args.num_images,
-        unconditional=args.unconditional,
+        unconditional=args.unconditional, passes=passes_of(args), vae_tile=args.vae_tile, source=source_of(args),
     )  # fmt: skip

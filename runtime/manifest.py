@@ -7,6 +7,7 @@ type are refused. The manifest is written last, so a directory that has one is c
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -183,6 +184,28 @@ class LoraSpec:
 
 
 @dataclass(frozen=True)
+class PreviewSpec:
+    """A linear map from latent tokens to small pictures: RGB in 0…255 is ``latents @ weights + offset``.
+
+    A token shows as 2 x 2 pixels; each of them depends on its own quarter of the token's channels.
+    """
+
+    weights: tuple[tuple[float, float, float], ...]
+    """For each channel of a token, in their order, its part in R, G and B."""
+    offsets: tuple[tuple[float, float, float], ...]
+    """For each of the four pixels, row by row."""
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) != 4 or not self.weights or len(self.weights) % 4:
+            raise ValueError(
+                f"preview has {len(self.weights)} weights and {len(self.offsets)} offsets, wanted one weight for each "
+                "channel and 4 offsets"
+            )
+        if not all(math.isfinite(value) for row in (*self.weights, *self.offsets) for value in row):
+            raise ValueError("preview has a number that is not finite")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that the runtime knows about a model; see the module's docstring for the file."""
 
@@ -213,6 +236,15 @@ class Manifest:
     """Versions of what built the bundle."""
     loras: tuple[LoraSpec, ...] = ()
     """Adapters in the weights, in the order in which they were folded."""
+    preview: PreviewSpec | None = None
+    """Colours of the latents, for previews; bundles made before there were any lack the key."""
+
+    def __post_init__(self) -> None:
+        if self.preview is not None and len(self.preview.weights) != self.latent_channels:
+            raise ValueError(
+                f"preview has {len(self.preview.weights)} weights, wanted one for each of {self.latent_channels} "
+                "latent channels"
+            )
 
     @property
     def stages(self) -> frozenset[str]:

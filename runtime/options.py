@@ -6,6 +6,7 @@ from pathlib import Path
 from runtime.backend_options import add_backend_options
 from runtime.caption import CHECKS
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.image_options import add_image_options
 from runtime.plan import UNCONDITIONAL
 from runtime.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS
 
@@ -21,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"presets: {', '.join(PRESETS)}. A preset's guidance, mu and std can be overridden one by one; without "
         "a preset and without --steps the bundle's default preset is used.",
     )
-    for add_group in (_add_prompt, _add_output, _add_sampling, _add_backend):
+    for add_group in (_add_prompt, _add_output, _add_sampling, add_image_options, _add_backend):
         add_group(parser)
     return parser
 
@@ -78,4 +79,5 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     add_backend_options(parser)
     add = parser.add_argument
+    add("--devices", metavar="A,B", help="two GPUs, as in 0,1, for ONNX Runtime: each transformer has its own")
     add("--no-verify", dest="verify", action="store_false", help="do not hash the bundle's files before loading")

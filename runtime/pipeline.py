@@ -1,33 +1,42 @@
 """A prompt in, a picture out: the stages of a bundle in order.
 
-`Pipeline.generate` is the whole line; `encode`, `denoise` and `decode` are its parts, for callers that want previews,
-early stops or their own noise.
+`Pipeline.generate` is the whole line; `encode`, `encode_image`, `denoise` and `decode` are its parts, for callers that
+want early stops or their own noise.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.backend import Graph, Opened, choose_backend, open_graphs
+from runtime import vae
+from runtime.backend import Graph, Opened, choose_backend, open_graphs, open_placed
 from runtime.caption import Caption
-from runtime.denoise import NonFiniteError, Velocity, denoise
+from runtime.constants import TILE_GRAPHS
+from runtime.denoise import Blend, NonFiniteError, Velocity, denoise
 from runtime.features import FeatureCache
+from runtime.guidance import UnconditionalPasses
+from runtime.inpaint import keep_outside, noised, paste
 from runtime.integrity import check_files
 from runtime.limits import check_limits
 from runtime.manifest import BundleError, EngineSet, Manifest, read_manifest
 from runtime.noise import randn
+from runtime.placement import check_two, place
 from runtime.plan import Plan, make_plan
 from runtime.prompt import PromptEncoder
-from runtime.rope import image_positions, rope_tables, text_positions
-from runtime.schedule import Step, round_to_bfloat16
+from runtime.schedule import Step
+from runtime.start import Start, make_source
+from runtime.velocity import bind
 
 OnStep = Callable[[int, int, np.ndarray], None]
 """Called after each step with the steps done, the number of steps, and the latents (B, N, C) float32."""
+
+_MORE_VAE_GRAPHS = ("vae_encoder", *TILE_GRAPHS.values())
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,11 @@ class Pipeline:
         backend: str,
         device: str,
         opened: Opened | None = None,
+        concurrent: bool = False,
     ) -> None:
+        """`concurrent`: the two transformers run at the same time, each in a thread."""
         self.manifest, self.graphs, self.prompt = manifest, graphs, prompt
-        self.backend, self.device = backend, device
+        self.backend, self.device, self.concurrent = backend, device, concurrent
         self.features = FeatureCache()
         self.opened = opened
         """Where `load` got the graphs from: what was chosen and why, and how to free it."""
@@ -82,6 +93,8 @@ class Pipeline:
         verify: bool = True,
         unconditional: bool = True,
         plans: Sequence[Plan] = (),
+        vae_graphs: Sequence[str] | None = None,
+        devices: tuple[str, str] | None = None,
     ) -> "Pipeline":
         """Load a bundle.
 
@@ -97,26 +110,38 @@ class Pipeline:
             unconditional: load the unconditional transformer, if the bundle has one. Pictures without guidance do
                 not need it, and it is as large as the conditional one.
             plans: what will be run, if it is known: sizes that engines do not take are found before loading.
+            vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them. Only
+                pictures to start from need the encoder, and only large ones the graphs for tiles.
+            devices: two devices for ONNX Runtime instead of `device`, for the two transformers; see
+                `runtime.placement`.
 
         Raises:
             FileNotFoundError: there is no bundle in `directory`.
             BundleError: the bundle is damaged.
-            ValueError: an argument is none of those above, or the engines do not take a plan's sizes.
+            ValueError: an argument is none of those above, the engines do not take a plan's sizes, or there are two
+                devices and not two transformers.
             RuntimeError: the backend or device is not there, or cannot run this bundle.
         """
         directory = Path(directory)
         manifest = read_manifest(directory)
-        wanted = ["text_encoder", "dit_cond", "vae_decoder"]
+        if vae_graphs is None:
+            vae_graphs = ["vae_decoder", *(name for name in _MORE_VAE_GRAPHS if name in manifest.stages)]
+        wanted = ["text_encoder", "dit_cond", *vae_graphs]
         if unconditional and "dit_uncond" in manifest.stages:
             wanted.append("dit_uncond")
         if missing := [name for name in wanted if name not in manifest.stages]:
             raise BundleError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")
+        encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
+        if devices is not None:
+            check_two(devices, backend, device, wanted)
+            check_files(directory, manifest.files, hashes=verify)
+            opened = open_placed(manifest, directory, place(wanted, devices), threads)
+            return cls(manifest, opened.graphs, encoder, "ort", ",".join(devices), opened, concurrent=True)
         choice = choose_backend(manifest, wanted, backend, device, memory)
         if choice.engines:
             for plan in plans:
                 check_limits(choice.engines, wanted, plan)
         check_files(directory, manifest.files, hashes=verify)
-        encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
         opened = open_graphs(manifest, directory, wanted, choice, threads)
         return cls(manifest, opened.graphs, encoder, choice.backend, choice.device, opened)
 
@@ -145,15 +170,18 @@ class Pipeline:
         grid: tuple[int, int],
         steps: Sequence[Step],
         unconditional: str = "graph",
+        blend: Blend | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the latents (B, N, C) float32 after each step.
 
         Args:
             text: (1, T, E) float32 from `encode`.
-            noise: (B, N, C) float32, N image tokens in row-major order.
+            noise: (B, N, C) float32, N image tokens in row-major order; a picture's noised latents to
+                start from one.
             grid: rows and columns of image tokens.
-            steps: from `runtime.schedule.schedule`.
+            steps: from `runtime.schedule.schedule`, or a plan's.
             unconditional: one of `runtime.plan.UNCONDITIONAL`.
+            blend: see `runtime.denoise.denoise`.
         """
         rows, columns = grid
         if noise.shape[1:] != (rows * columns, self.manifest.latent_channels):
@@ -161,19 +189,30 @@ class Pipeline:
                 f"the noise has shape {noise.shape}, wanted (B, {rows * columns}, {self.manifest.latent_channels})"
             )
         text = np.repeat(text, len(noise), axis=0)
-        conditional = self._velocity("dit_cond", grid, text)
+        conditional = bind(self.graphs["dit_cond"], self.manifest, grid, text)
         free: Velocity | None = None
         if unconditional == "graph" and "dit_uncond" in self.graphs:
-            free = self._velocity("dit_uncond", grid, None)
+            free = bind(self.graphs["dit_uncond"], self.manifest, grid, None)
         elif unconditional == "conditional":
-            free = self._velocity("dit_cond", grid, text[:, :0])
-        return denoise(conditional, free, noise, steps)
+            free = bind(self.graphs["dit_cond"], self.manifest, grid, text[:, :0])
+        return self._integrate(conditional, free, noise, steps, blend)
 
-    def decode(self, latents: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """Pictures (B, H, W, 3) uint8 from latents (B, N, C) float32 on a grid of N = rows * columns tokens."""
-        decoder = self.graphs["vae_decoder"]
+    def decode(self, latents: np.ndarray, grid: tuple[int, int], tile: int | None = None) -> np.ndarray:
+        """Pictures (B, H, W, 3) uint8 from latents (B, N, C) float32 on a grid of N = rows * columns tokens.
+
+        `tile` is the side of tiles in pixels, None for the whole picture at once; see `runtime.tiling`.
+        """
         # One at a time: the decoder's activations are the largest of the whole line.
-        return np.concatenate([decoder(latents=one.reshape(1, *grid, -1)) for one in latents])
+        return np.concatenate([vae.decode(self.graphs, self.manifest, one.reshape(*grid, -1), tile) for one in latents])
+
+    def encode_image(self, pixels: np.ndarray, tile: int | None = None) -> np.ndarray:
+        """Latents (1, N, C) float32 of a picture (H, W, 3) uint8, the mean of the VAE's posterior; `tile` as above.
+
+        Raises:
+            ValueError: the VAE's encoder is not loaded.
+            NonFiniteError: it gave NaN or infinity.
+        """
+        return vae.encode(self.graphs, self.manifest, pixels, tile)
 
     def generate(
         self,
@@ -189,6 +228,14 @@ class Pipeline:
         seed: int | None = None,
         num_images: int = 1,
         unconditional: str = "graph",
+        image: str | Path | np.ndarray | None = None,
+        strength: float | None = None,
+        fit: str | None = None,
+        mask: str | Path | np.ndarray | None = None,
+        feather: int | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        uncond_every: int = 1,
+        vae_tile: str | int = "auto",
         noise: np.ndarray | None = None,
         on_step: OnStep | None = None,
     ) -> Generated:
@@ -196,8 +243,8 @@ class Pipeline:
 
         Args:
             prompt: a caption, or text that the model gets as it is: plain text or a JSON caption.
-            width: pixels; None for the bundle's default size.
-            height: pixels; None for the bundle's default size.
+            width: pixels; None for the image's size, or the bundle's default.
+            height: as `width`.
             preset: one of `runtime.schedule.PRESETS`; None for the bundle's default, unless `steps` is given.
             steps: number of steps instead of a preset, with guidance 7, mu 0 and std 1.5 unless given.
             guidance: one weight for all steps, or one for each; overrides the preset's.
@@ -206,16 +253,28 @@ class Pipeline:
             seed: of the start noise, as in ``torch.Generator("cpu").manual_seed``; None for a random one.
             num_images: pictures from one noise draw of that batch size.
             unconditional: ``graph``, ``conditional`` or ``off`` (all guidance is 1); see `runtime.plan`.
+            image: a picture to start from, a file or (H, W, 3) uint8; the other options for it are in
+                `runtime.start.Source`.
+            strength: from 0, the picture itself, to 1, almost nothing of it.
+            fit: ``crop``, ``pad`` or ``stretch``, for a picture of another aspect ratio.
+            mask: a file or (H, W) bool; white is painted anew, the rest stays.
+            feather: pixels over which the painted part fades into the kept one.
+            guidance_interval: first and last time at which guidance applies; see `runtime.guidance`.
+            uncond_every: guided steps for each unconditional pass.
+            vae_tile: ``auto``, ``off`` or pixels; see `runtime.tiling`.
             noise: (num_images, N, C) float32 to start from instead of the seed's.
             on_step: called after each step.
 
         Raises:
+            FileNotFoundError: there is no such image or mask.
             ValueError: an argument is out of range, or the bundle cannot do what is asked for.
             NonFiniteError: a graph gave NaN or infinity.
         """
         plan = make_plan(
             self.manifest, self.prompt, str(prompt), width=width, height=height, preset=preset, steps=steps,
             guidance=guidance, mu=mu, std=std, seed=seed, num_images=num_images, unconditional=unconditional,
+            passes=UnconditionalPasses(guidance_interval, uncond_every), vae_tile=vae_tile,
+            source=make_source(image, strength, fit, mask, feather),
         )  # fmt: skip
         return self.run(plan, noise, on_step)
 
@@ -232,28 +291,41 @@ class Pipeline:
         elif len(noise) != plan.num_images:
             raise ValueError(f"the noise is for {len(noise)} pictures, wanted {plan.num_images}")
         text = self.encode(np.array([plan.token_ids], dtype=np.int64))
-        steps, latents = plan.steps, noise
-        for done, latents in enumerate(self.denoise(text, noise, plan.grid, steps, plan.unconditional), start=1):
+        steps = plan.steps
+        begin, blend = noise, None
+        if plan.start is not None:
+            begin, blend = self._begin(plan.start, noise, steps[0].sigma, plan.vae_tile)
+        latents = begin
+        denoising = self.denoise(text, begin, plan.grid, steps, plan.unconditional, blend)
+        for done, latents in enumerate(denoising, start=1):
             if on_step:
                 on_step(done, len(steps), latents)
-        images = self.decode(latents, plan.grid)
+        images = self.decode(latents, plan.grid, plan.vae_tile)
+        if plan.start is not None and plan.start.repaint is not None:
+            images = paste(images, plan.start.pixels, plan.start.repaint, plan.start.feather)
         used = plan.to_dict() | self.manifest.identity | {"backend": self.backend, "device": self.device}
         return Generated(images, used, time.perf_counter() - started)
 
-    def _velocity(self, name: str, grid: tuple[int, int], text: np.ndarray | None) -> Velocity:
-        """Bind everything that stays the same between steps to the graph."""
-        length = 0 if text is None else text.shape[1]
-        positions = np.concatenate((text_positions(length), image_positions(*grid)))
-        rope = self.manifest.rope
-        cosines, sines = rope_tables(positions, rope.head_dim, rope.theta, rope.sections)
-        feeds = {"rope_cos": cosines, "rope_sin": sines} | ({} if text is None else {"text": text})
-        for array in feeds.values():
-            array.setflags(write=False)  # tells the graph that it may keep them on its device
-        return partial(self._run_velocity, self.graphs[name], feeds)
+    def _begin(
+        self, start: Start, noise: np.ndarray, sigma: np.float32, tile: int | None
+    ) -> tuple[np.ndarray, Blend | None]:
+        """The latents (B, N, C) to start from, and what keeps the picture outside of the mask."""
+        picture = self.encode_image(start.pixels, tile)
+        if picture.shape[1:] != noise.shape[1:]:
+            raise ValueError(f"the noise has shape {noise.shape}, wanted (B, {picture.shape[1]}, {picture.shape[2]})")
+        blend = None
+        if start.repaint is not None:
+            blend = keep_outside(start.repaint, picture, noise, self.manifest.sizes.multiple)
+        return noised(picture, noise, sigma), blend
 
-    def _run_velocity(
-        self, graph: Graph, feeds: dict[str, np.ndarray], latents: np.ndarray, t: np.float32
-    ) -> np.ndarray:
-        if self.manifest.timestep_dtype == "bfloat16":
-            t = round_to_bfloat16(t)
-        return graph(latents=latents, timestep=np.full(len(latents), t, np.float32), **feeds)
+    def _integrate(
+        self,
+        conditional: Velocity,
+        unconditional: Velocity | None,
+        latents: np.ndarray,
+        steps: Sequence[Step],
+        blend: Blend | None,
+    ) -> Iterator[np.ndarray]:
+        """`denoise`, with a thread for the unconditional pass where the transformers have a device each."""
+        with ThreadPoolExecutor(1) if self.concurrent else nullcontext() as executor:
+            yield from denoise(conditional, unconditional, latents, steps, blend=blend, executor=executor)

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from runtime.constants import TILE_GRAPHS
+from runtime.guidance import EVERY_STEP, UnconditionalPasses, thin_out
 from runtime.manifest import Manifest
 from runtime.noise import SEED_LIMIT
 from runtime.prompt import PromptEncoder
 from runtime.schedule import Sampling, Step, sampling, schedule
+from runtime.start import Source, Start, prepare
+from runtime.tiling import resolve_tile
 
 UNCONDITIONAL = ("graph", "conditional", "off")
 """Where guidance takes the unconditional velocity from: the unconditional transformer, the conditional one on image
@@ -33,6 +37,11 @@ class Plan:
     num_images: int
     sampling: Sampling
     unconditional: str
+    passes: UnconditionalPasses = EVERY_STEP
+    vae_tile: int | None = None
+    """Side of the VAE's tiles in pixels; None for the whole picture at once."""
+    start: Start | None = None
+    """The picture to start from; None for noise alone."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -41,22 +50,33 @@ class Plan:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return schedule(self.sampling, self.width, self.height)
+        """The Euler steps, with the guidance that is left when the unconditional passes are thinned out."""
+        strength = 1.0 if self.start is None else self.start.strength
+        return thin_out(schedule(self.sampling, self.width, self.height, strength), self.passes)
 
     @property
     def guided(self) -> bool:
         """Whether any step needs an unconditional velocity."""
-        return any(weight != 1 for weight in self.sampling.guidance)
+        return any(step.guidance != 1 for step in self.steps)
 
     @property
     def needs_unconditional_graph(self) -> bool:
         return self.guided and self.unconditional == "graph"
 
+    @property
+    def vae_graphs(self) -> tuple[str, ...]:
+        """Names of the VAE's graphs that are needed."""
+        names = ("vae_decoder",) if self.start is None else ("vae_encoder", "vae_decoder")
+        return names if self.vae_tile is None else tuple(TILE_GRAPHS[name] for name in names)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: enough to make the picture again."""
-        values = asdict(self) | {"text_tokens": len(self.token_ids)}
-        del values["token_ids"], values["pixels_per_token"]
-        return values
+        """Plain values for JSON: enough, with the files that it names, to make the picture again."""
+        return {
+            "prompt": self.prompt, "width": self.width, "height": self.height, "seed": self.seed,
+            "num_images": self.num_images, "sampling": asdict(self.sampling), "unconditional": self.unconditional,
+            "passes": asdict(self.passes), "vae_tile": self.vae_tile,
+            "start": None if self.start is None else self.start.to_dict(), "text_tokens": len(self.token_ids),
+        }  # fmt: skip
 
 
 def make_plan(
@@ -74,15 +94,26 @@ def make_plan(
     seed: int | None = None,
     num_images: int = 1,
     unconditional: str = "graph",
+    passes: UnconditionalPasses = EVERY_STEP,
+    vae_tile: str | int = "auto",
+    source: Source | None = None,
 ) -> Plan:
     """Fill in the defaults and check everything; the arguments are those of `Pipeline.generate`.
 
     Raises:
+        FileNotFoundError: a picture or mask file is missing.
         ValueError: an argument is out of range, or the bundle cannot do what is asked for.
     """
     sizes = manifest.sizes
+    start = None
+    if source is not None:
+        if "vae_encoder" not in manifest.stages:
+            raise ValueError("starting from a picture needs the VAE's encoder, and this bundle has none")
+        start = prepare(source, sizes, width, height)
+        height, width = start.pixels.shape[:2]
     width, height = width if width is not None else sizes.default, height if height is not None else sizes.default
     sizes.check(width, height)
+    tile = resolve_tile(vae_tile, width, height, sizes.multiple, set(TILE_GRAPHS.values()) <= manifest.stages)
     if not 1 <= num_images <= MAX_IMAGES:
         raise ValueError(f"num_images is {num_images}, wanted 1 to {MAX_IMAGES}")
     seed = secrets.randbelow(_RANDOM_SEEDS) if seed is None else seed
@@ -100,11 +131,26 @@ def make_plan(
     token_ids = tuple(int(token) for token in np.ravel(encoder.encode(prompt)))
     plan = Plan(
         prompt, token_ids, width, height, sizes.multiple, seed, num_images,
-        sampling(preset, steps, weights, mu, std), unconditional,
+        sampling(preset, steps, weights, mu, std), unconditional, passes, tile, start,
     )  # fmt: skip
+    if passes != EVERY_STEP:
+        _check_passes(plan)
     if plan.needs_unconditional_graph and "dit_uncond" not in manifest.stages:
         raise ValueError(
             "guidance other than 1 needs an unconditional transformer, and this bundle has none; choose guidance 1 "
             "(--unconditional off) or the conditional one on image tokens only (--unconditional conditional)"
         )
     return plan
+
+
+def _check_passes(plan: Plan) -> None:
+    """Refuse to thin out what is not there, or to leave nothing of it."""
+    if all(weight == 1 for weight in plan.sampling.guidance):
+        raise ValueError("a guidance interval or reuse of the unconditional pass needs guidance, and all of it is 1")
+    if not plan.guided:
+        low, high = plan.passes.interval or (0.0, 1.0)
+        times = [float(step.t) for step in plan.steps]
+        raise ValueError(
+            f"the guidance interval {low:g}:{high:g} holds no step with guidance: their times are "
+            f"{', '.join(f'{time:.3f}' for time in times[:3])}, …, {times[-1]:.3f}"
+        )

@@ -54,6 +54,9 @@ class Step:
     sigma: np.float32
     sigma_next: np.float32
     guidance: np.float32
+    """1 means that the unconditional pass is skipped."""
+    reuse: bool = False
+    """Whether the last unconditional velocity stands in for this step's; see `runtime.guidance`."""
 
     @property
     def t(self) -> np.float32:
@@ -142,17 +145,23 @@ def sampling(
     return Sampling(weights, base.mu if mu is None else mu, base.std if std is None else std)
 
 
-def schedule(sampling: Sampling, width: int, height: int) -> tuple[Step, ...]:
-    """The Euler steps for a picture of `width` x `height` pixels, first step first."""
+def schedule(sampling: Sampling, width: int, height: int, strength: float = 1.0) -> tuple[Step, ...]:
+    """The Euler steps for a picture of `width` x `height` pixels, first step first.
+
+    `strength` below 1 starts later, for image-to-image: u goes from `strength` down to 0, and the number of steps stays
+    the same (DiffSynth-Studio ``flow_match.py``, ``set_timesteps_ideogram4``; other stacks drop steps instead).
+    """
     count = len(sampling.guidance)
     normal = NormalDist(sampling.mu + 0.5 * math.log(width * height / _BASE_PIXELS), sampling.std)
-    # u = 1 and u = 0 lie outside the domain of the inverse CDF; the clamp gives their value.
-    times = [_T_MIN, *(_time(normal.inv_cdf(1.0 - i / count)) for i in range(1, count))]
+    times = [_time(normal, strength * (1.0 - i / count)) for i in range(count)]
     sigmas = [*(np.float32(1.0 - t) for t in times), np.float32(0.0)]
     return tuple(Step(sigmas[i], sigmas[i + 1], np.float32(guidance)) for i, guidance in enumerate(sampling.guidance))
 
 
-def _time(logit: float) -> float:
+def _time(normal: NormalDist, u: float) -> float:
+    if not 0.0 < u < 1.0:  # outside the domain of the inverse CDF; the clamp gives the value
+        return _T_MIN if u >= 1.0 else _T_MAX
+    logit = normal.inv_cdf(u)
     return min(max(1.0 / (1.0 + math.exp(min(max(logit, -30.0), 30.0))), _T_MIN), _T_MAX)  # e^30 does not overflow
 
 

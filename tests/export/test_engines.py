@@ -111,7 +111,7 @@ def test_bundle_holds_graphs_and_engines(rtx_bundle):
     (engines,) = manifest.engines.values()
     assert (engines.backend, engines.targets, engines.version) == ("rtx", BOTH, "1.7.1.116")
     assert engines.attention == "fp8" and manifest.quantization.attention == "base"
-    assert set(engines.graphs) == set(manifest.graphs) == manifest.stages
+    assert set(engines.graphs) == manifest.stages < set(manifest.graphs), "tiles have no engines"
     assert {spec.compute for spec in engines.graphs.values()} == {"bfloat16"}
     decoder = engines.graphs["vae_decoder"]
     assert decoder.sizes["grid_h"].minimum == manifest.sizes.minimum // 16 and decoder.activation_bytes > 0

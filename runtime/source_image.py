@@ -1,0 +1,75 @@
+"""Picture files that a user gives: read into plain arrays, whatever camera or program wrote them.
+
+A file is turned as its EXIF orientation says, transparency is laid over white, and greyscale, palettes, CMYK and 16
+bits become 8-bit RGB. Of a file with several frames the first one counts. Colour profiles are not applied.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""Pillow's decoders that are tried. Others can run programs (EPS) or are not pictures of pixels."""
+_WHITE_FROM = 128
+"""Grey level, of 255, from which a mask's pixel counts as white."""
+
+
+def read_rgb(file: Path) -> np.ndarray:
+    """The picture in `file` as (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture of the known formats, is damaged, has floating-point pixels, or has more pixels
+            than Pillow takes for safe (89 million), which a small file can claim to unpack to.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                image.load()
+                return np.asarray(_rgb(ImageOps.exif_transpose(image), file))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(f"the picture {file} is too large: {error}") from error
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{file} is not a picture that can be read, wanted {', '.join(FORMATS)}") from error
+        except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, _RefusedError):
+            raise
+        except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
+            raise ValueError(f"the picture {file} is damaged: {error}") from error
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """The mask in `file` as (H, W) bool, True where it is white (grey from 128 up); errors as for `read_rgb`."""
+    return to_mask(read_rgb(file))
+
+
+def to_mask(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) or (H, W) uint8 to (H, W) bool: True where it is white; transparent parts of a file count as white."""
+    grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+    return grey >= _WHITE_FROM
+
+
+class _RefusedError(ValueError):
+    """A picture that was read but is not of a kind that is taken."""
+
+
+def _rgb(image: Image.Image, file: Path) -> Image.Image:
+    if image.mode == "F":
+        raise _RefusedError(f"the picture {file} has floating-point pixels, wanted 8 or 16 bits")
+    if image.mode.startswith("I"):  # I;16 of several byte orders, and I: 16-bit greyscale in 32 bits
+        image = _eight_bits(image, file)
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise _RefusedError(f"the picture {file} has levels from {levels.min()} to {levels.max()}, wanted 0 to 65535")
+    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
