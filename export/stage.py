@@ -59,7 +59,9 @@ def export_stage(
         bar.update(bar.total - bar.n)
         bar.set_description(f"{stage:24}")
     compute = options.precision.stage(stage)
-    return GraphSpec(onnx.relative_to(folder).as_posix(), compute, record.inputs, (record.output,)), linked
+    relative = onnx.relative_to(folder).as_posix()
+    expanded = weights.expanded_bytes(model, torch_dtype(compute).itemsize)
+    return GraphSpec(relative, compute, record.inputs, (record.output,), expanded), linked
 
 
 def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:

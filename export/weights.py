@@ -106,6 +106,15 @@ def weight_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
+def expanded_bytes(model: ir.Model, itemsize: int) -> int:
+    """Bytes of all tensors with float8 ones in a type of `itemsize` bytes; 0 without float8."""
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    codes = [tensor for tensor in tensors if tensor.dtype == ir.DataType.FLOAT8E4M3FN]
+    if sum(tensor.size for tensor in codes) <= 1:  # a zero point alone
+        return 0
+    return sum(tensor.size * itemsize if tensor in codes else tensor.nbytes for tensor in tensors)
+
+
 def save(
     model: ir.Model, file: Path, progress: Callable[[int], None], place: Callable[[Path, Path], None] = os.symlink
 ) -> dict[Path, Path]:

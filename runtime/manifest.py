@@ -42,6 +42,8 @@ class GraphSpec:
     """Type of the matrix multiplications and convolutions inside; the boundary types are in the tensor specs."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    expanded_bytes: int = 0
+    """Memory that the weights take when float8 ones are multiplied out into the compute type; 0 if there are none."""
 
 
 @dataclass(frozen=True)

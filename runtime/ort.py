@@ -11,6 +11,8 @@ from runtime.manifest import GraphSpec
 
 MAX_THREADS = 1024
 _FATAL_ONLY = 4
+_USABLE = 0.8
+"""Part of the available memory that weights may take; activations and other programs need the rest."""
 
 
 class OrtGraph:
@@ -31,17 +33,8 @@ class OrtGraph:
 def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
     """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `backend.open_graphs`."""
     providers = _providers(device)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    # The default fuses Q/DQ pairs as if they were int8: float8 graphs then fail to load (ONNX Runtime 1.31).
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # Each session has its own threads, which spin for a while after a call: those of one transformer would take the
-    # cores from the other's, and on two cores make a picture take twice as long (1.28 s against 0.65 s).
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
-        options.intra_op_num_threads = threads
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
 
     def open_graph(name: str, spec: GraphSpec) -> OrtGraph:
         if spec.compute == "bfloat16" and device == "cpu":
@@ -50,7 +43,7 @@ def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
                 "use --device cuda, or build the bundle with --precision fp32 or fp16"
             )
         try:
-            session = onnxruntime.InferenceSession(directory / spec.onnx, options, providers=providers)
+            session = _session(directory / spec.onnx, providers, threads, device == "cpu" and not _fits(spec))
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise RuntimeError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
         if (wanted := _name(providers[0])) not in session.get_providers():
@@ -61,6 +54,36 @@ def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
         return OrtGraph(name, spec, session)
 
     return open_graph
+
+
+def _session(
+    file: Path, providers: list[str | tuple[str, dict[str, str]]], threads: int | None, frugal: bool
+) -> onnxruntime.InferenceSession:
+    """Load a graph. `frugal` leaves float8 weights in their file, from where each call multiplies out one at a time."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # The default fuses Q/DQ pairs as if they were int8: float8 graphs then fail to load (ONNX Runtime 1.31).
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Each session has its own threads, which spin for a while after a call: those of one transformer would take the
+    # cores from the other's, and on two cores make a picture take twice as long (1.28 s against 0.65 s).
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not frugal:
+        return onnxruntime.InferenceSession(file, options, providers=providers)
+    # The arena would keep what the largest weight took for good.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    return onnxruntime.InferenceSession(file, options, providers=providers, disabled_optimizers=["ConstantFolding"])
+
+
+def _fits(spec: GraphSpec) -> bool:
+    """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return True
+    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    return available is None or spec.expanded_bytes <= _USABLE * available
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
