@@ -1,0 +1,34 @@
+"""The model that answers a request with its pictures. A model repository holds this file as ``1/model.py``."""
+
+from typing import Any
+
+from serving import wire
+from serving.asking import Ask
+from serving.engine import Engine
+from serving.settings import read_settings
+
+
+class TritonPythonModel:
+    """Named and called by Triton's Python backend; one object in one process for each instance."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the pipeline; what is raised here makes the model UNAVAILABLE, with the error as the reason."""
+        self.name = args["model_name"]
+        self.engine = Engine.load(read_settings(args))
+        self.counts = wire.Counts(self.name)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, errors included; nothing is raised, it would fail the whole batch."""
+        asks = [wire.read(self.engine, request) for request in requests]
+        working = self.engine.failure is None
+        made = iter(self.engine.answer([ask for ask in asks if isinstance(ask, Ask)]))
+        outcomes = [next(made) if isinstance(ask, Ask) else ask for ask in asks]
+        for outcome in outcomes:
+            self.counts.add(outcome)
+        if working and self.engine.failure:
+            wire.withdraw(self.name)
+        return [wire.response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
+
+    def is_ready(self) -> bool:
+        """Asked by the readiness endpoint of Triton 26.04 and newer."""
+        return self.engine.failure is None
