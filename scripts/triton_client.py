@@ -92,7 +92,7 @@ def infer(protocol: str, url: str, model: str, inputs: dict[str, Any], timeout: 
     connection = client.InferenceServerClient(url, **wait)
     try:
         outputs = [client.InferRequestedOutput(PNG)]
-        result = connection.infer(model, tensors(client, inputs), outputs=outputs, **patience)
+        result = connection.infer(model, infer_inputs(client, inputs), outputs=outputs, **patience)
         return list(result.as_numpy(PNG)[:, 0])
     except refusal as error:
         raise RuntimeError(f"{url}: {error.message()}") from error
@@ -108,7 +108,7 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
         connection.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout)
         try:
             outputs = [client.InferRequestedOutput(name) for name in (STEP, STEPS, PNG)]
-            connection.async_stream_infer(model, tensors(client, inputs), outputs=outputs)
+            connection.async_stream_infer(model, infer_inputs(client, inputs), outputs=outputs)
             while True:
                 result, failed = answers.get(timeout=timeout)
                 if failed:
@@ -136,15 +136,15 @@ def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
     raise RuntimeError(f"{url}: the stream ended without a picture")
 
 
-def events(url: str, path: str, body: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
-    """The JSON objects that the server sends in answer to `body`."""
+def events(url: str, path: str, question: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+    """The JSON objects that the server sends in answer to `question`; RuntimeError is its refusal."""
     connection = http.client.HTTPConnection(url, timeout=timeout)
     try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", path, json.dumps(question), {"Content-Type": "application/json"})
         response = connection.getresponse()
         if response.status != http.client.OK:
-            yield json.loads(response.read() or b'{"error": "no answer"}')
-            return
+            body = response.read().strip().removeprefix(b"data:")
+            raise RuntimeError(f"{url}: {json.loads(body)['error'] if body else response.reason}")
         for line in response:
             if line.startswith(b"data:"):
                 yield json.loads(line.removeprefix(b"data:"))
@@ -152,18 +152,25 @@ def events(url: str, path: str, body: dict[str, Any], timeout: float) -> Iterato
         connection.close()
 
 
-def tensors(client: Any, inputs: dict[str, Any]) -> list[Any]:
-    """The inputs as tensors of one row."""
-    names = {"TYPE_STRING": "BYTES"}
+def infer_inputs(client: Any, inputs: dict[str, Any]) -> list[Any]:
+    """Inputs by name as tensors for `client`: a value, a tuple of values (guidance), or a list of rows of either.
+
+    ValueError: a number is too large for its type.
+    """
     made = []
-    for spec in INPUTS:
-        if spec.name in inputs:
-            value = inputs[spec.name]
-            if spec.type == "TYPE_STRING":
-                value = value.encode("utf-8", "surrogateescape")
-            row = np.array([value if isinstance(value, tuple) else (value,)], NUMPY_TYPES[spec.type])
-            made.append(client.InferInput(spec.name, row.shape, names.get(spec.type, spec.type.removeprefix("TYPE_"))))
-            made[-1].set_data_from_numpy(row)
+    for name, value in inputs.items():
+        spec = next(spec for spec in INPUTS if spec.name == name)
+        rows = [row if isinstance(row, tuple) else (row,) for row in (value if isinstance(value, list) else [value])]
+        if spec.type == "TYPE_STRING":
+            rows = [tuple(text.encode("utf-8", "surrogateescape") for text in row) for row in rows]
+        try:
+            with np.errstate(over="ignore"):  # becomes infinity, which the server refuses
+                array = np.array(rows, NUMPY_TYPES[spec.type])
+        except OverflowError:
+            raise ValueError(f"{name} is {value}, wanted a number of type {spec.type.removeprefix('TYPE_')}") from None
+        kind = "BYTES" if spec.type == "TYPE_STRING" else spec.type.removeprefix("TYPE_")
+        made.append(client.InferInput(name, array.shape, kind))
+        made[-1].set_data_from_numpy(array)
     return made
 
 
