@@ -16,6 +16,7 @@ environment through ``python3`` on PATH.
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.console import guard
 
 HOST = "127.0.0.1"
+LOAD_ALL = ("--model-control-mode=explicit", "--load-model=*")
 READY_PATIENCE = 60.0
 """Seconds to wait for the models; the Python backend itself gives up on a model after 30."""
 EXIT_PATIENCE = 30
@@ -60,13 +62,13 @@ class Server:
 
 @contextlib.contextmanager
 def serve(
-    repository: Path, options: Sequence[str] = (), exit_patience: int = EXIT_PATIENCE, log: Path | None = None
+    repository: Path, options: Sequence[str] = LOAD_ALL, exit_patience: int = EXIT_PATIENCE, log: Path | None = None
 ) -> Iterator[Server]:
     """A server of the model repository, ready; it is stopped in the end, its models' processes with it.
 
     Args:
         repository: directory of models.
-        options: further command-line options of tritonserver.
+        options: further command-line options of tritonserver; by default it loads all models and can unload them.
         exit_patience: seconds that it may take to end.
         log: where to write what it prints; None for a temporary file.
 
@@ -82,7 +84,7 @@ def serve(
         stream = stack.enter_context(file.open("wb"))
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*server_command(home, repository, ports, prefix, exit_patience), *options], env=environment(folder),
+            [*server_command(home, repository, ports, prefix, exit_patience), *options], cwd=folder, env=environment(folder),
             stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
@@ -155,15 +157,17 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> 
     deadline = time.perf_counter() + READY_PATIENCE
     while time.perf_counter() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"tritonserver ended with {process.returncode}:\n{tail(log)}")
+            raise RuntimeError(f"tritonserver ended with {process.returncode}:\n{errors(log)}")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/v2/health/ready", timeout=5):
             return
         time.sleep(0.02)
-    raise RuntimeError(f"tritonserver is not ready after {READY_PATIENCE:g} s:\n{tail(log)}")
+    raise RuntimeError(f"tritonserver is not ready after {READY_PATIENCE:g} s:\n{errors(log)}")
 
 
-def tail(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace")[-6000:]
+def errors(log: Path) -> str:
+    """The log's errors, or its end when there are none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([line for line in lines if re.match(r"E\d{4} ", line)][-10:] or lines[-40:])
 
 
 def stop(process: subprocess.Popen[bytes], patience: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-BUNDLE, BACKEND, THREADS, VERIFY = "bundle", "backend", "threads", "verify"
+BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
 """Names of the parameters in config.pbtxt."""
 
 
@@ -20,6 +20,8 @@ class Settings:
     """CPU threads for a graph; None for one per core."""
     verify: bool
     """Whether the hashes of the bundle's files are compared before loading."""
+    unload: bool
+    """Whether the model asks the server to unload it when its engine has failed."""
     limit: int
     """Pictures that run together, at most: ``max_batch_size``."""
 
@@ -40,17 +42,22 @@ def read_settings(args: Mapping[str, str]) -> Settings:
     threads = parameters.get(THREADS, "")
     if threads and not (threads.isdecimal() and threads.isascii()):
         raise ValueError(f"the parameter {THREADS!r} is {threads!r}, wanted a number of CPU threads")
-    verify = parameters.get(VERIFY, "true")
-    if verify not in ("true", "false"):
-        raise ValueError(f"the parameter {VERIFY!r} is {verify!r}, wanted true or false")
     return Settings(
         (version / parameters[BUNDLE]).resolve(),
         parameters.get(BACKEND, "auto"),
         device_of(args["model_instance_kind"], args["model_instance_device_id"]),
         int(threads) if threads else None,
-        verify == "true",
+        _flag(parameters, VERIFY),
+        _flag(parameters, UNLOAD),
         max(1, config["max_batch_size"]),
     )
+
+
+def _flag(parameters: Mapping[str, str], name: str) -> bool:
+    value = parameters.get(name, "true")
+    if value not in ("true", "false"):
+        raise ValueError(f"the parameter {name!r} is {value!r}, wanted true or false")
+    return value == "true"
 
 
 def device_of(kind: str, device_id: str) -> str:

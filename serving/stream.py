@@ -2,11 +2,16 @@
 ``1/model.py`` of the ``_stream`` model.
 """
 
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+# The code beside this file wins over the server's working directory and over installed packages.
+sys.path.insert(0, str(Path(__file__).parent))
 
 from serving import wire
 from serving.asking import Ask
@@ -20,8 +25,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the pipeline; what is raised here makes the model UNAVAILABLE, with the error as the reason."""
-        self.name = args["model_name"]
-        self.engine = Engine.load(read_settings(args))
+        self.name, self.settings = args["model_name"], read_settings(args)
+        self.engine = Engine.load(self.settings)
         self.counts = wire.Counts(self.name)
 
     def execute(self, requests: list[Any]) -> None:
@@ -34,10 +39,10 @@ class TritonPythonModel:
         working = self.engine.failure is None
         outcome = self.engine.answer_in_steps(ask, partial(_report, sender)) if isinstance(ask, Ask) else ask
         self.counts.add(outcome)
-        if working and self.engine.failure:
-            wire.withdraw(self.name)
         last = {} if isinstance(ask, Exception) else _progress(len(ask.plans[0].steps), len(ask.plans[0].steps))
         sender.send(wire.response(request, outcome, last), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if working and self.engine.failure and self.settings.unload:
+            wire.withdraw(self.name)
 
     def is_ready(self) -> bool:
         """Asked by the readiness endpoint of Triton 26.04 and newer."""

@@ -1,6 +1,11 @@
 """The model that answers a request with its pictures. A model repository holds this file as ``1/model.py``."""
 
+import sys
+from pathlib import Path
 from typing import Any
+
+# The code beside this file wins over the server's working directory and over installed packages.
+sys.path.insert(0, str(Path(__file__).parent))
 
 from serving import wire
 from serving.asking import Ask
@@ -13,8 +18,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the pipeline; what is raised here makes the model UNAVAILABLE, with the error as the reason."""
-        self.name = args["model_name"]
-        self.engine = Engine.load(read_settings(args))
+        self.name, self.settings = args["model_name"], read_settings(args)
+        self.engine = Engine.load(self.settings)
         self.counts = wire.Counts(self.name)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -25,7 +30,7 @@ class TritonPythonModel:
         outcomes = [next(made) if isinstance(ask, Ask) else ask for ask in asks]
         for outcome in outcomes:
             self.counts.add(outcome)
-        if working and self.engine.failure:
+        if working and self.engine.failure and self.settings.unload:
             wire.withdraw(self.name)
         return [wire.response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
 

@@ -5,8 +5,6 @@ functions alone.
 """
 
 import json
-import logging
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,16 +77,9 @@ class Counts:
 
 
 def withdraw(model: str) -> None:
-    """Ask the server to unload this model, so that it is no longer ready.
+    """Ask the server to unload this model, so that it is no longer ready; that is done when its requests are answered.
 
-    Only a server with ``--model-control-mode=explicit`` does; with others the model answers UNAVAILABLE. In a thread,
-    because unloading waits for the requests that the model is answering.
+    Only for servers with ``--model-control-mode=explicit``: others refuse, and Triton 2.51 then ends (an error in its
+    Python backend: the refusal throws ``boost::interprocess::lock_exception``).
     """
-
-    def unload() -> None:
-        try:
-            pb_utils.unload_model(model)
-        except pb_utils.TritonModelException as error:
-            logging.getLogger(__name__).error("the server does not unload %s: %s", model, error)
-
-    threading.Thread(target=unload, daemon=True).start()
+    pb_utils.unload_model(model)

@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
     option("--no-verify", dest="verify", action="store_false",
         help="do not hash the bundle's files, neither now nor when a server loads them")  # fmt: skip
+    option("--no-unload", dest="unload", action="store_false",
+        help="for servers without --model-control-mode=explicit: a model whose engine failed refuses requests "
+        "instead of asking to be unloaded")  # fmt: skip
     option("--overwrite", action="store_true", help="replace the output if it is such a repository")
     option("--quiet", action="store_true", help="no progress bar and no messages")
     return parser
@@ -75,6 +78,7 @@ def generate(
     backend: str = "auto",
     threads: int | None = None,
     verify: bool = True,
+    unload: bool = True,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -90,7 +94,7 @@ def generate(
     if not dynamic_batching and (queue_delay is not None or queue_limit is not None):
         raise ValueError("--queue-delay and --queue-limit go with --dynamic-batching")
     model = ModelConfig(
-        name, bundle_path or "", False, max_batch, instances, backend, threads, verify, dynamic_batching,
+        name, bundle_path or "", False, max_batch, instances, backend, threads, verify, unload, dynamic_batching,
         queue_delay or 0, queue_limit,
     )  # fmt: skip
     _check(model, bundle_path)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.settings import BACKEND, BUNDLE, THREADS, VERIFY
+from serving.settings import BACKEND, BUNDLE, THREADS, UNLOAD, VERIFY
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS, Tensor
 
 WARMUP_FOLDER, WARMUP_PROMPT, WARMUP_STEPS = "warmup", "prompt", "steps"
@@ -27,6 +27,8 @@ class ModelConfig:
     threads: int | None = None
     """CPU threads for a graph; None for one per core."""
     verify: bool = True
+    unload: bool = True
+    """Ask the server to unload the model when its engine has failed."""
     dynamic_batching: bool = False
     """Hand waiting requests over together."""
     queue_delay: int = 0
@@ -61,7 +63,8 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
 
 def _parameters(config: ModelConfig) -> dict[str, str]:
     threads = {} if config.threads is None else {THREADS: str(config.threads)}
-    return {BUNDLE: config.bundle, BACKEND: config.backend, VERIFY: str(config.verify).lower()} | threads
+    flags = {VERIFY: str(config.verify).lower(), UNLOAD: str(config.unload).lower()}
+    return {BUNDLE: config.bundle, BACKEND: config.backend} | flags | threads
 
 
 def _tensors(field: str, tensors: Sequence[Tensor]) -> str:

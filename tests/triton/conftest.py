@@ -11,9 +11,6 @@ from export.triton.__main__ import generate
 from runtime import Pipeline
 from scripts.triton_server import Server, serve
 
-EXPLICIT = ("--model-control-mode=explicit", "--load-model=*")
-"""Options that allow loading and unloading, and load everything to begin with."""
-
 
 @pytest.fixture(scope="session")
 def repository(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

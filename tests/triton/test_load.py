@@ -73,4 +73,7 @@ class TritonPythonModel(TritonPythonModel):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for inputs, made in pool.map(one, range(20)):
                 assert np.array_equal(made["image"], pipeline.generate(**inputs).images)
-        assert {mark.name for mark in (repository / "ideogram4").glob("ideogram4_*")} == {"ideogram4_0_0", "ideogram4_0_1"}
+        assert {mark.name for mark in (repository / "ideogram4").glob("ideogram4_*")} == {
+            "ideogram4_0_0",
+            "ideogram4_0_1",
+        }

@@ -129,7 +129,9 @@ def test_plain_json_gets_a_png(server, pipeline):
     answer = generate(server, {"prompt": "x", "seed": 4, "steps": 1, "png": True})
     assert set(answer) >= {"image_png_base64", "seed", "metadata"} and "image" not in answer
     picture = urllib.request.urlopen(f"data:image/png;base64,{answer['image_png_base64']}").read()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture))), pipeline.generate("x", seed=4, steps=1).images[0])
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(picture))), pipeline.generate("x", seed=4, steps=1).images[0]
+    )
     assert "image" in generate(server, {"prompt": "x", "steps": 1})
 
 
