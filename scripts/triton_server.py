@@ -84,8 +84,8 @@ def serve(
         stream = stack.enter_context(file.open("wb"))
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*server_command(home, repository, ports, prefix, exit_patience), *options], cwd=folder, env=environment(folder),
-            stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+            [*server_command(home, repository, ports, prefix, exit_patience), *options],
+            cwd=folder, env=environment(folder), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             wait_until_ready(process, ports[0], file)
@@ -171,10 +171,13 @@ def errors(log: Path) -> str:
 
 
 def stop(process: subprocess.Popen[bytes], patience: int) -> None:
-    """End the server as Kubernetes does: SIGTERM, and SIGKILL to all its processes when that takes too long."""
+    """End the server as Kubernetes does: SIGTERM, and SIGKILL to all its processes when that takes too long.
+
+    It finishes what it is doing, even beyond the patience that it was started with.
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.terminate()
-        process.wait(patience + 10)
+        process.wait(patience + 5)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
