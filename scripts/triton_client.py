@@ -119,7 +119,9 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
         except queue.Empty:
             raise RuntimeError(f"{url}: no answer within {timeout:g} s") from None
         except refusal as error:
-            raise RuntimeError(f"{url}: {error.message()}") from error
+            # What is raised for a lost connection only points to the callback, which is told the reason.
+            reasons = [failed for _, failed in list(answers.queue) if failed]
+            raise RuntimeError(f"{url}: {(reasons or [error])[0].message()}") from error
         finally:
             connection.stop_stream(cancel_requests=True)
 

@@ -37,6 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.console import guard
 
 HOST = "127.0.0.1"
+STUB = "triton_python_backend_stub"
+"""The program that runs an instance of a model."""
 LOAD_ALL = ("--model-control-mode=explicit", "--load-model=*")
 READY_PATIENCE = 60.0
 """Seconds to wait for the models; the Python backend itself gives up on a model after 30."""
@@ -80,7 +82,7 @@ def serve(
         home = lay_out(Path(folder))
         file = log or Path(folder, "server.log")
         ports = free_ports(3)
-        prefix = f"triton-{os.getpid()}-{ports[0]}-"
+        prefix = shared_memory_prefix(ports[0])
         stream = stack.enter_context(file.open("wb"))
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -129,7 +131,7 @@ def lay_out(folder: Path) -> Path:
     if not source.is_dir():
         raise RuntimeError(f"nvidia-pytriton is not installed in {packages}; install the extra 'triton'")
     version = "{}.{}".format(*sys.version_info)
-    stub = source / "python_backend_stubs" / version / "triton_python_backend_stub"
+    stub = source / "python_backend_stubs" / version / STUB
     if not stub.is_file():
         raise RuntimeError(f"nvidia-pytriton has no stub for Python {version}")
     (folder / "nvidia_pytriton.libs").symlink_to(packages / "nvidia_pytriton.libs")
@@ -141,6 +143,23 @@ def lay_out(folder: Path) -> Path:
     shutil.copy(stub, backend)
     (backend / stub.name).chmod(0o755)
     return home
+
+
+def model_processes(server: Server) -> list[int]:
+    """Process ids of the models' instances, which a running server may change."""
+    prefix = shared_memory_prefix(int(server.http.split(":")[1])).encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            command = (process / "cmdline").read_bytes()
+            if STUB.encode() in command.split(b"\0")[0] and prefix in command:
+                found.append(int(process.name))
+    return found
+
+
+def shared_memory_prefix(port: int) -> str:
+    """How the names of a server's shared memory begin: unlike those of other servers on this machine."""
+    return f"triton-{os.getpid()}-{port}-"
 
 
 def free_ports(count: int) -> list[int]:

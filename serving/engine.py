@@ -22,13 +22,15 @@ class Engine:
 
     A request can fail by itself (too large a picture for the memory, values that overflow) and leave the pipeline
     whole. It can also be the first to meet a broken one: after a CUDA error every further call of the process fails.
-    A small picture tells the two apart.
+    Another picture tells the two apart.
     """
 
     def __init__(self, pipeline: Pipeline, limit: int) -> None:
         """`limit`: pictures that run together, at most."""
         self.pipeline, self.limit = pipeline, limit
         self.failure: EngineFailedError | None = None
+        self.worked = False
+        """Whether it has made a picture. The warm-up comes before that; its errors keep the model from loading."""
 
     @classmethod
     def load(cls, settings: Settings) -> "Engine":
@@ -46,36 +48,37 @@ class Engine:
         """
         if self.failure:
             return [self.failure] * len(asks)
-        outcomes = make_pictures(self.pipeline, asks, self.limit)
-        return [self._judged(outcome) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+        return [self._judged(outcome) for outcome in make_pictures(self.pipeline, asks, self.limit)]
 
     def answer_in_steps(self, ask: Ask, progress: Progress) -> Outcome:
         """The same for one request of one row, with `progress` called after each step."""
         if self.failure:
             return self.failure
         try:
-            return run(self.pipeline, [Row(ask, plan) for plan in ask.plans], progress)[0]
+            outcome: Outcome = run(self.pipeline, [Row(ask, plan) for plan in ask.plans], progress)[0]
         except Exception as error:  # whatever a stage raises is this request's answer
-            return self._judged(error)
+            outcome = error
+        return self._judged(outcome)
 
-    def _judged(self, error: Exception) -> Exception:
-        """The error to answer with, after a look at whether the pipeline still works."""
-        if isinstance(error, (Cancelled, ValueError, NonFiniteError)):  # the graphs are not to blame, or did run
-            return error
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """What to answer: `outcome`, or that the pipeline no longer works, after a look at it."""
+        if not isinstance(outcome, Exception):
+            self.worked = True
+            return outcome
+        # Where the graphs are not to blame, or did run, there is nothing to look at.
+        if isinstance(outcome, (Cancelled, ValueError, NonFiniteError)) or not self.worked:
+            return outcome
         if self.failure is None:
             try:
-                self._make_small_picture()
+                self._make_plain_picture()
             except Exception as failed:  # whatever it is, there is no picture
-                self.failure = EngineFailedError(f"the engine failed: {error}; since then: {failed}")
+                self.failure = EngineFailedError(f"the engine failed: {outcome}; since then: {failed}")
                 logger.error("%s", self.failure)
-        return self.failure or error
+        return self.failure or outcome
 
-    def _make_small_picture(self) -> None:
-        """One step at the smallest size through every graph."""
+    def _make_plain_picture(self) -> None:
+        """One step at the default size through every graph: the same as the warm-up, so it has worked before."""
         manifest = self.pipeline.manifest
-        side = manifest.sizes.minimum
         unconditional = "graph" if "dit_uncond" in self.pipeline.graphs else "off"
-        plan = make_plan(
-            manifest, self.pipeline.prompt, "a", width=side, height=side, steps=1, seed=0, unconditional=unconditional
-        )
+        plan = make_plan(manifest, self.pipeline.prompt, "a", steps=1, seed=0, unconditional=unconditional)
         self.pipeline.run(plan)

@@ -135,6 +135,7 @@ def test_an_error_reaches_only_whom_it_concerns(pipeline):
 
 def test_engine_survives_what_is_the_requests_own_fault(pipeline):
     engine = Engine(pipeline, 4)
+    engine.answer([ask(plan_of(pipeline))])
     errors = [RuntimeError("out of memory"), MemoryError(), NonFiniteError("NaN"), KeyError("a bug")]
     for error in errors:
         run = pipeline.run
@@ -147,6 +148,7 @@ def test_engine_survives_what_is_the_requests_own_fault(pipeline):
 
 def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
     engine = Engine(pipeline, 4)
+    engine.answer([ask(plan_of(pipeline))])
     run = pipeline.run
     failing(pipeline, lambda plan: True, RuntimeError("CUDA error 700"))
     plans = [plan_of(pipeline, seed=1), plan_of(pipeline, "other", seed=2)]
@@ -156,6 +158,13 @@ def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
     pipeline.run = run  # even if it seems to work again: what it then makes is not to be trusted
     assert engine.answer([ask(plans[0])]) == outcomes[:1]
     assert engine.answer_in_steps(ask(plans[0]), lambda *step: None) is outcomes[0]
+
+
+def test_engine_that_never_worked_says_what_is_wrong(pipeline):
+    """In the warm-up: the error is why the server does not load the model, and there is nothing to unload."""
+    engine, error = Engine(pipeline, 4), RuntimeError("no memory")
+    failing(pipeline, lambda plan: True, error)
+    assert engine.answer([ask(plan_of(pipeline))]) == [error] and engine.failure is None
 
 
 def test_progress_of_one_request(pipeline):

@@ -1,6 +1,5 @@
 """Loading, unloading, dying and stopping, on the real server."""
 
-import contextlib
 import json
 import os
 import queue
@@ -17,7 +16,7 @@ import pytest
 from triton_requests import ask, connect
 
 from scripts.triton_client import infer, infer_inputs, stream_grpc, triton
-from scripts.triton_server import LOAD_ALL, serve
+from scripts.triton_server import LOAD_ALL, model_processes, serve
 
 NO_CONTROL = ("--model-control-mode=none",)
 PATIENCE = 60.0
@@ -36,18 +35,6 @@ def ready(server, model="ideogram4"):
         return urllib.request.urlopen(f"http://{server.http}/v2/models/{model}/ready").status == 200
     except urllib.error.HTTPError:
         return False
-
-
-def stubs(server):
-    """Process ids of the server's model processes."""
-    prefix = f"triton-{os.getpid()}-{server.http.split(':')[1]}-".encode()  # of their shared memory
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            if b"triton_python_backend_stub" in command.split(b"\0")[0] and prefix in command:
-                found.append(int(process.name))
-    return found
 
 
 NOTE_RUNS = """
@@ -76,13 +63,13 @@ def test_warm_up_before_ready(altered):
 
 def test_explicit_load_and_unload(repository, pipeline):
     with serve(repository, ["--model-control-mode=explicit"]) as server, connect(server, "http") as connection:
-        assert not ready(server) and not stubs(server)
+        assert not ready(server) and not model_processes(server)
         connection.load_model("ideogram4")
-        assert ready(server) and not ready(server, "ideogram4_stream") and len(stubs(server)) == 1
+        assert ready(server) and not ready(server, "ideogram4_stream") and len(model_processes(server)) == 1
         made = ask(server, prompt="x", seed=1, steps=1)
         assert np.array_equal(made["image"], pipeline.generate("x", seed=1, steps=1).images)
         connection.unload_model("ideogram4")
-        wait_for(lambda: not stubs(server))
+        wait_for(lambda: not model_processes(server))
         assert not ready(server)
         connection.load_model("ideogram4")
         assert np.array_equal(ask(server, prompt="x", seed=1, steps=1)["image"], made["image"])
@@ -93,8 +80,8 @@ def test_killed_model_process_comes_back_by_unload_and_load(repository, pipeline
     with serve(repository) as server, connect(server, "http") as connection:
         wanted = pipeline.generate("x", seed=1, steps=1).images
         connection.unload_model("ideogram4_stream")
-        wait_for(lambda: len(stubs(server)) == 1)
-        os.kill(stubs(server)[0], signal.SIGKILL)
+        wait_for(lambda: len(model_processes(server)) == 1)
+        os.kill(model_processes(server)[0], signal.SIGKILL)
         with pytest.raises(triton("http")[1], match=r"Stub process .* is not healthy"):
             ask(server, prompt="x", seed=1, steps=1)
         connection.unload_model("ideogram4")
@@ -184,6 +171,21 @@ def test_damaged_bundle_is_never_ready(altered, damage):
         pass
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_model_that_fails_its_warm_up_is_never_ready(altered, stream):
+    code = """
+class TritonPythonModel(TritonPythonModel):
+    def initialize(self, args):
+        super().initialize(args)
+        def run(*arguments, **more):
+            raise RuntimeError("no memory for a picture")
+        self.engine.pipeline.run = run
+"""
+    message = "failed to run warmup sample 'one step': no memory for a picture"
+    with pytest.raises(RuntimeError, match=message), serve(altered(code, stream=stream)):
+        pass
+
+
 def test_configuration_for_cpus(repository, pipeline):
     with serve(repository, [*LOAD_ALL, "--model-config-name=cpu"]) as server:
         made = ask(server, prompt="x", seed=1, steps=1)
@@ -219,7 +221,7 @@ def test_stop_in_the_middle_of_a_request(altered, pipeline):
         thread.start()
         log = repository / "ideogram4" / "runs.json"
         wait_for(lambda: '"x"' in log.read_text())
-        processes = stubs(server)
+        processes = model_processes(server)
         server.process.send_signal(signal.SIGTERM)
         made = answers.get(timeout=PATIENCE)
         thread.join()
@@ -240,7 +242,7 @@ def test_stop_that_cannot_wait(altered):
         inputs = infer_inputs(client, {"prompt": "x", "steps": 1000, "width": 512, "height": 512})
         connection.async_infer("ideogram4", inputs, lambda result, error: answers.put(error))
         wait_for(lambda: '"x"' in (repository / "ideogram4" / "runs.json").read_text())
-        processes = [server.process.pid, *stubs(server)]
+        processes = [server.process.pid, *model_processes(server)]
         assert len(processes) == 2
     assert answers.get(timeout=PATIENCE).status() == "StatusCode.UNAVAILABLE"
     connection.close()
