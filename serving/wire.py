@@ -19,12 +19,12 @@ from serving.tensors import INPUTS, PNG_PARAMETER
 from serving.work import Cancelled, Outcome
 
 
-def read(engine: Engine, request: Any) -> Ask | ValueError:
-    """The request, or what is wrong with it."""
+def read(engine: Engine, request: Any) -> Ask | Exception:
+    """The request, or what is wrong with it: a ValueError for all that is known to be."""
     tensors = ((spec.name, pb_utils.get_input_tensor_by_name(request, spec.name)) for spec in INPUTS)
     try:
         plans = read_plans(engine.pipeline, {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None})
-    except ValueError as error:
+    except Exception as error:  # what is raised in a model fails the whole batch
         return error
     return Ask(plans, request.is_cancelled)
 
@@ -32,15 +32,22 @@ def read(engine: Engine, request: Any) -> Ask | ValueError:
 def response(request: Any, outcome: Outcome, more: Mapping[str, np.ndarray] | None = None) -> Any:
     """The response to a request: its pictures, with the arrays of `more`, or an error with its code."""
     if isinstance(outcome, Exception):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(outcome), _code(outcome)))
-    png_parameter = bool(json.loads(request.parameters()).get(PNG_PARAMETER, False))
-    arrays = reply(outcome, wanted_outputs(request.requested_output_names(), png_parameter))
-    return arrays_response({**(more or {}), **arrays})
+        return _error(outcome)
+    try:
+        png_parameter = bool(json.loads(request.parameters()).get(PNG_PARAMETER, False))
+        arrays = reply(outcome, wanted_outputs(request.requested_output_names(), png_parameter))
+        return arrays_response({**(more or {}), **arrays})
+    except Exception as error:  # no memory for a PNG, for one; the others of the batch have theirs
+        return _error(error)
 
 
 def arrays_response(arrays: Mapping[str, np.ndarray]) -> Any:
     """A response with these outputs."""
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
+
+
+def _error(error: Exception) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error) or repr(error), _code(error)))
 
 
 def _code(error: Exception) -> int:
