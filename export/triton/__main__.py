@@ -94,8 +94,9 @@ def generate(
     if not dynamic_batching and (queue_delay is not None or queue_limit is not None):
         raise ValueError("--queue-delay and --queue-limit go with --dynamic-batching")
     model = ModelConfig(
-        name, bundle_path or "", False, max_batch, instances, backend, threads, verify, unload, dynamic_batching,
-        queue_delay or 0, queue_limit,
+        name, bundle_path or "", stream=False, max_batch=max_batch, instances=instances, backend=backend,
+        threads=threads, verify=verify, unload=unload, dynamic_batching=dynamic_batching,
+        queue_delay=queue_delay or 0, queue_limit=queue_limit,
     )  # fmt: skip
     _check(model, bundle_path)
     repository = Repository(model, stream)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from serving.settings import BACKEND, BUNDLE, THREADS, UNLOAD, VERIFY
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS, Tensor
 
-WARMUP_FOLDER, WARMUP_PROMPT, WARMUP_STEPS = "warmup", "prompt", "steps"
-"""Files that a model's warm-up request is read from: Triton looks for them in ``warmup/`` of the model."""
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -23,6 +20,8 @@ class ModelConfig:
     max_batch: int
     """Rows of one request, and pictures of waiting requests that run together."""
     instances: int
+    warmup: tuple[str, ...] = ("prompt", "steps")
+    """Inputs of the warm-up request; see `export.triton.warmup`."""
     backend: str = "auto"
     threads: int | None = None
     """CPU threads for a graph; None for one per core."""
@@ -56,7 +55,7 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
         *(["model_transaction_policy { decoupled: true }"] if config.stream else []),
         *([_batching(config)] if config.dynamic_batching else []),
         *(_parameter(name, value) for name, value in _parameters(config).items()),
-        _warmup(),
+        _warmup(config.warmup),
     ]
     return "\n".join(parts) + "\n"
 
@@ -85,22 +84,15 @@ def _parameter(name: str, value: str) -> str:
     return f"parameters {{ key: {_quoted(name)} value {{ string_value: {_quoted(value)} }} }}"
 
 
-def _warmup() -> str:
-    """One step at the bundle's default size through every graph, before the model counts as ready."""
-    return f"""model_warmup [
-  {{
-    name: "one step"
-    batch_size: 1
-    inputs {{
-      key: "prompt"
-      value {{ data_type: TYPE_STRING dims: [ 1 ] input_data_file: {_quoted(WARMUP_PROMPT)} }}
-    }}
-    inputs {{
-      key: "steps"
-      value {{ data_type: TYPE_INT32 dims: [ 1 ] input_data_file: {_quoted(WARMUP_STEPS)} }}
-    }}
-  }}
-]"""
+def _warmup(names: Sequence[str]) -> str:
+    """The warm-up request; the values are in files of these names."""
+    types = {tensor.name: tensor.type for tensor in INPUTS}
+    inputs = (
+        f"    inputs {{ key: {_quoted(name)} "
+        f"value {{ data_type: {types[name]} dims: [ 1 ] input_data_file: {_quoted(name)} }} }}\n"
+        for name in names
+    )
+    return f'model_warmup [\n  {{\n    name: "one step" batch_size: 1\n{"".join(inputs)}  }}\n]'
 
 
 def _quoted(text: str) -> str:

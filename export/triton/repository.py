@@ -1,14 +1,14 @@
 """The files of a model repository: configuration, code, warm-up request, bundle."""
 
 import shutil
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import runtime
 import serving
-from export.triton.config import WARMUP_FOLDER, WARMUP_PROMPT, WARMUP_STEPS, ModelConfig, config_text
+from export.triton.config import ModelConfig, config_text
+from export.triton.warmup import FOLDER, warmup_inputs
 from runtime.constants import MANIFEST
 from runtime.manifest import Manifest
 
@@ -51,14 +51,15 @@ def write_repository(
 ) -> None:
     """Write all models into the existing directory `output`; `on_bytes` is told of each piece of the bundle."""
     for model in repository.models:
-        _write_model(model, output / model.name)
+        _write_model(model, warmup_inputs(manifest), output / model.name)
     if repository.copies_bundle:
         target = output / repository.model.name / VERSION / BUNDLE_FOLDER
         for path in (*manifest.files, MANIFEST):
             _copy(bundle / path, target / path, on_bytes)
 
 
-def _write_model(model: ModelConfig, directory: Path) -> None:
+def _write_model(model: ModelConfig, warmup: dict[str, bytes], directory: Path) -> None:
+    model = replace(model, warmup=tuple(warmup))
     version = directory / VERSION
     for package in (runtime, serving):
         source = Path(package.__path__[0])
@@ -70,11 +71,9 @@ def _write_model(model: ModelConfig, directory: Path) -> None:
     (directory / "configs").mkdir()
     (directory / "configs" / "cpu.pbtxt").write_text(config_text(model, "KIND_CPU"), encoding="utf-8")
     (directory / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
-    warmup = directory / WARMUP_FOLDER
-    warmup.mkdir()
-    prompt = b"warm-up"
-    (warmup / WARMUP_PROMPT).write_bytes(struct.pack("<I", len(prompt)) + prompt)  # how Triton lays out strings
-    (warmup / WARMUP_STEPS).write_bytes(struct.pack("<i", 1))
+    (directory / FOLDER).mkdir()
+    for name, value in warmup.items():
+        (directory / FOLDER / name).write_bytes(value)
 
 
 def _copy(source: Path, target: Path, on_bytes: Callable[[int], object]) -> None:

@@ -74,6 +74,17 @@ def parameters(config):
     return dict(re.findall(r'parameters \{ key: "(\w+)" value \{ string_value: "([^"]*)" \} \}', config))
 
 
+def test_warm_up_of_a_bundle_without_an_unconditional_transformer(demo_bundle, tmp_path):
+    """Its default guidance cannot be had, so the warm-up asks for none."""
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "b"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["graphs"]["dit_uncond"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert run(bundle, tmp_path / "r") == 0
+    assert 'input_data_file: "unconditional"' in text(tmp_path / "r", "ideogram4")
+    assert (tmp_path / "r" / "ideogram4" / "warmup" / "unconditional").read_bytes() == b"\x03\x00\x00\x00off"
+
+
 def test_batching_and_a_bundle_elsewhere(demo_bundle, tmp_path):
     options = ("--dynamic-batching", "--queue-delay", 500, "--queue-limit", 7, "--max-batch", 2, "--no-verify")
     assert run(demo_bundle, tmp_path / "r", "--bundle-path", "/data/b", "--no-unload", *options) == 0

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from triton_requests import ask, connect
 
+from export.triton.__main__ import generate
+from runtime import Pipeline
 from scripts.triton_client import infer, infer_inputs, stream_grpc, triton
 from scripts.triton_server import LOAD_ALL, model_processes, serve
 
@@ -184,6 +186,20 @@ class TritonPythonModel(TritonPythonModel):
     message = "failed to run warmup sample 'one step': no memory for a picture"
     with pytest.raises(RuntimeError, match=message), serve(altered(code, stream=stream)):
         pass
+
+
+def test_bundle_without_an_unconditional_transformer(demo_bundle, tmp_path):
+    """It loads, and asks the client to choose what guidance means, as trt-generate does."""
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["graphs"]["dit_uncond"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    generate(bundle, tmp_path / "repository", threads=1, quiet=True)
+    with serve(tmp_path / "repository") as server:
+        wanted = Pipeline.load(bundle, threads=1).generate("x", seed=1, steps=2, unconditional="off")
+        assert np.array_equal(ask(server, prompt="x", seed=1, steps=2, unconditional="off")["image"], wanted.images)
+        with pytest.raises(triton("http")[1], match="this bundle has none; choose guidance 1"):
+            ask(server, prompt="x", steps=2)
 
 
 def test_configuration_for_cpus(repository, pipeline):
