@@ -29,17 +29,23 @@ class Engine:
         """`limit`: pictures that run together, at most."""
         self.pipeline, self.limit = pipeline, limit
         self.failure: EngineFailedError | None = None
-        self.worked = False
-        """Whether it has made a picture. The warm-up comes before that; its errors keep the model from loading."""
 
     @classmethod
     def load(cls, settings: Settings) -> "Engine":
-        """Raises as `runtime.pipeline.Pipeline.load` does."""
+        """Load a pipeline and make a picture, so that one that cannot is never ready.
+
+        Triton's own warm-up comes later and is no place to find that out: Triton 2.51 often crashes when it fails.
+
+        Raises:
+            ValueError, OSError, RuntimeError: as `runtime.pipeline.Pipeline.load` and `run` say.
+        """
         pipeline = Pipeline.load(
             settings.bundle, backend=settings.backend, device=settings.device, threads=settings.threads,
             verify=settings.verify,
         )  # fmt: skip
-        return cls(pipeline, settings.limit)
+        engine = cls(pipeline, settings.limit)
+        engine.make_plain_picture()
+        return engine
 
     def answer(self, asks: Sequence[Ask]) -> list[Outcome]:
         """The pictures of each of `asks`, or why there are none; see `serving.work.make_pictures`.
@@ -63,21 +69,19 @@ class Engine:
     def _judged(self, outcome: Outcome) -> Outcome:
         """What to answer: `outcome`, or that the pipeline no longer works, after a look at it."""
         if not isinstance(outcome, Exception):
-            self.worked = True
             return outcome
-        # Where the graphs are not to blame, or did run, there is nothing to look at.
-        if isinstance(outcome, (Cancelled, ValueError, NonFiniteError)) or not self.worked:
+        if isinstance(outcome, (Cancelled, ValueError, NonFiniteError)):  # the graphs are not to blame, or did run
             return outcome
         if self.failure is None:
             try:
-                self._make_plain_picture()
+                self.make_plain_picture()
             except Exception as failed:  # whatever it is, there is no picture
                 self.failure = EngineFailedError(f"the engine failed: {outcome}; since then: {failed}")
                 logger.error("%s", self.failure)
         return self.failure or outcome
 
-    def _make_plain_picture(self) -> None:
-        """One step at the default size through every graph: the same as the warm-up, so it has worked before."""
+    def make_plain_picture(self) -> None:
+        """One step at the default size through every graph; it has worked when the pipeline was loaded."""
         manifest = self.pipeline.manifest
         unconditional = "graph" if "dit_uncond" in self.pipeline.graphs else "off"
         plan = make_plan(manifest, self.pipeline.prompt, "a", steps=1, seed=0, unconditional=unconditional)

@@ -51,5 +51,9 @@ def _batching(repository: Repository) -> str:
     model = repository.model
     if not model.dynamic_batching:
         return "Off: waiting requests run one after another."
-    limit = f", at most {model.queue_limit} waiting" if model.queue_limit else ""
-    return f"On: requests are collected for up to {model.queue_delay} microseconds{limit}."
+    text = f"On: requests are collected for up to {model.queue_delay} microseconds."
+    if model.queue_limit:
+        text += f" More than {model.queue_limit} waiting ones are refused (UNAVAILABLE)."
+        if model.instances == 1:
+            text += " With this limit and one instance Triton 2.51 delays some requests by up to half a second."
+    return text

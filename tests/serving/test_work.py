@@ -10,6 +10,7 @@ from runtime.denoise import NonFiniteError
 from runtime.plan import make_plan
 from serving.asking import Ask
 from serving.engine import Engine, EngineFailedError
+from serving.settings import Settings
 from serving.work import Cancelled, Row, grouped, make_pictures
 
 
@@ -135,7 +136,6 @@ def test_an_error_reaches_only_whom_it_concerns(pipeline):
 
 def test_engine_survives_what_is_the_requests_own_fault(pipeline):
     engine = Engine(pipeline, 4)
-    engine.answer([ask(plan_of(pipeline))])
     errors = [RuntimeError("out of memory"), MemoryError(), NonFiniteError("NaN"), KeyError("a bug")]
     for error in errors:
         run = pipeline.run
@@ -148,7 +148,6 @@ def test_engine_survives_what_is_the_requests_own_fault(pipeline):
 
 def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
     engine = Engine(pipeline, 4)
-    engine.answer([ask(plan_of(pipeline))])
     run = pipeline.run
     failing(pipeline, lambda plan: True, RuntimeError("CUDA error 700"))
     plans = [plan_of(pipeline, seed=1), plan_of(pipeline, "other", seed=2)]
@@ -160,11 +159,16 @@ def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
     assert engine.answer_in_steps(ask(plans[0]), lambda *step: None) is outcomes[0]
 
 
-def test_engine_that_never_worked_says_what_is_wrong(pipeline):
-    """In the warm-up: the error is why the server does not load the model, and there is nothing to unload."""
-    engine, error = Engine(pipeline, 4), RuntimeError("no memory")
-    failing(pipeline, lambda plan: True, error)
-    assert engine.answer([ask(plan_of(pipeline))]) == [error] and engine.failure is None
+def test_engine_that_cannot_make_a_picture_is_not_loaded(demo_bundle, monkeypatch):
+    settings = Settings(demo_bundle, "auto", "cpu", 1, True, True, 4)
+    assert Engine.load(settings).limit == 4
+
+    def run(*arguments, **more):
+        raise RuntimeError("no memory for a picture")
+
+    monkeypatch.setattr(Pipeline, "run", run)
+    with pytest.raises(RuntimeError, match="no memory for a picture"):
+        Engine.load(settings)
 
 
 def test_progress_of_one_request(pipeline):
