@@ -1,5 +1,7 @@
 """Requests to a Triton server, for tests/triton. Needs tritonclient."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,16 @@ from scripts.triton_client import infer_inputs, triton
 from scripts.triton_server import Server
 
 PROTOCOLS = ("http", "grpc")
+PATIENCE = 60.0
+"""Seconds that anything may take; nothing is timed."""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; AssertionError after a minute."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def connect(server: Server, protocol: str) -> Any:

@@ -6,9 +6,9 @@ import urllib.request
 
 import numpy as np
 import pytest
-from triton_requests import ask, connect
+from triton_requests import ask, wait_for
 
-from scripts.triton_client import infer_inputs, triton
+from scripts.triton_client import triton
 from scripts.triton_server import serve
 
 COUNT_RUNS = """
@@ -101,26 +101,25 @@ from pathlib import Path
 class TritonPythonModel(TritonPythonModel):
     def execute(self, requests):
         gate = Path(__file__).with_name("gate")
+        Path(__file__).with_name("begun").touch()
         while gate.exists():
             time.sleep(0.01)
         return super().execute(requests)
 """
     repository = altered(code, dynamic_batching=True, queue_limit=1, max_batch=1)
-    with serve(repository) as server:
-        gate = repository / "ideogram4" / "1" / "gate"
-        gate.touch()
-        client, refusal = triton("http")
-        inputs = infer_inputs(client, {"prompt": "x", "steps": 1})
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            asked = [pool.submit(ask, server, prompt="x", steps=1) for _ in range(3)]
-            try:
-                done, _ = concurrent.futures.wait(asked, 60, concurrent.futures.FIRST_COMPLETED)
-                [refused] = done
-                with pytest.raises(refusal, match="Exceeds maximum queue size"):
-                    refused.result()
-                with connect(server, "http") as connection, pytest.raises(refusal) as caught:
-                    connection.infer("ideogram4", inputs)
-                assert caught.value.status() == "503"
-            finally:
-                gate.unlink()
-            assert all("image" in one.result() for one in asked if one is not refused)
+    with serve(repository) as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        version = repository / "ideogram4" / "1"
+        (version / "begun").unlink()  # the warm-up's
+        (version / "gate").touch()
+        try:
+            first = pool.submit(ask, server, prompt="x", steps=1)
+            wait_for((version / "begun").exists)
+            second = pool.submit(ask, server, prompt="x", steps=1)
+            waiting = 'nv_inference_pending_request_count{model="ideogram4",version="1"} 1\n'
+            wait_for(lambda: waiting in urllib.request.urlopen(server.metrics).read().decode())
+            with pytest.raises(triton("http")[1], match="Exceeds maximum queue size") as caught:
+                ask(server, prompt="x", steps=1)
+            assert caught.value.status() == "503"
+        finally:
+            (version / "gate").unlink()
+        assert "image" in first.result() and "image" in second.result()

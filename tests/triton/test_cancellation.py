@@ -6,13 +6,12 @@ import threading
 import time
 
 import pytest
-from triton_requests import ask, connect
+from triton_requests import PATIENCE, ask, connect, wait_for
 
 from scripts.triton_client import infer_inputs, triton
 from scripts.triton_server import serve
 
 STEPS = 50
-PATIENCE = 60.0
 
 WAIT_IN_STEP_3 = f"""
 import json
@@ -39,13 +38,6 @@ class TritonPythonModel(TritonPythonModel):
         return super().execute(requests)
 """
 """The third step ends when the model has been told of the cancellation. Whatever steps follow are counted."""
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def calls(folder):

@@ -6,14 +6,13 @@ import queue
 import shutil
 import signal
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from triton_requests import ask, connect
+from triton_requests import PATIENCE, ask, connect, wait_for
 
 from export.triton.__main__ import generate
 from runtime import Pipeline
@@ -21,14 +20,6 @@ from scripts.triton_client import infer, infer_inputs, stream_grpc, triton
 from scripts.triton_server import LOAD_ALL, model_processes, serve
 
 NO_CONTROL = ("--model-control-mode=none",)
-PATIENCE = 60.0
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ready(server, model="ideogram4"):
