@@ -39,10 +39,11 @@ class TritonPythonModel:
         working = self.engine.failure is None
         outcome = self.engine.answer_in_steps(ask, partial(_report, sender)) if isinstance(ask, Ask) else ask
         self.counts.add(outcome)
+        if working and self.engine.failure and self.settings.unload:
+            # Before the last response: behind it the server may begin to unload while this process still asks for it.
+            wire.withdraw(self.name)
         last = {} if isinstance(ask, Exception) else _progress(len(ask.plans[0].steps), len(ask.plans[0].steps))
         sender.send(wire.response(request, outcome, last), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        if working and self.engine.failure and self.settings.unload:
-            wire.withdraw(self.name)
 
     def is_ready(self) -> bool:
         """Asked by the readiness endpoint of Triton 26.04 and newer."""
