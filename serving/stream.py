@@ -45,6 +45,10 @@ class TritonPythonModel:
         last = {} if isinstance(ask, Exception) else _progress(len(ask.plans[0].steps), len(ask.plans[0].steps))
         sender.send(wire.response(request, outcome, last), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
+    def finalize(self) -> None:
+        """Free what the pipeline holds on its device."""
+        self.engine.pipeline.close()
+
     def is_ready(self) -> bool:
         """Asked by the readiness endpoint of Triton 26.04 and newer."""
         return self.engine.failure is None

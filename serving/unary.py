@@ -34,6 +34,10 @@ class TritonPythonModel:
             wire.withdraw(self.name)
         return [wire.response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
 
+    def finalize(self) -> None:
+        """Free what the pipeline holds on its device."""
+        self.engine.pipeline.close()
+
     def is_ready(self) -> bool:
         """Asked by the readiness endpoint of Triton 26.04 and newer."""
         return self.engine.failure is None

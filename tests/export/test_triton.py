@@ -107,7 +107,7 @@ def test_readme_is_complete(repository):
 def test_the_code_needs_what_the_readme_says(repository):
     """The standard library, numpy, tokenizers, pillow, a backend's package, and each other."""
     allowed = {"numpy", "tokenizers", "PIL", "tqdm", "triton_python_backend_utils", *CODE}
-    backends = {"ort.py": {"onnxruntime"}}
+    backends = {"ort.py": {"onnxruntime"}, "trt.py": {"tensorrt", "tensorrt_rtx"}, "cuda.py": {"cuda"}}
     for file in (repository / "i4_stream" / "1").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
