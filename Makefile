@@ -1,17 +1,31 @@
 # make demo: set up, build the demo bundle, generate a picture.   make test: set up, run all tests.
+# make triton-demo: the same picture from the real Triton server.   make triton-test: its tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUNDLE := ideogram4-bundle
+# Triton's wheel wants numpy<2, so it has an environment of its own.
+TRITON_PYTHON ?= $(PYTHON)
+TRITON_VENV ?= .venv-triton
+TRITON_BIN := $(TRITON_VENV)/bin
+TRITON_TESTS ?= tests/triton
 SOURCES := $(shell find export model -type f -not -path '*/__pycache__/*') $(wildcard runtime/*.py)
 
-.PHONY: demo test lint clean
+.PHONY: demo test triton-demo triton-test lint clean
 
 demo: $(BUNDLE)/manifest.json
 	$(BIN)/trt-generate --prompt "a red circle on a blue background" --seed 4 --output demo.png --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
+	$(TRITON_BIN)/python -m export.triton $(BUNDLE) --output triton-repository --stream --overwrite
+	$(TRITON_BIN)/python scripts/triton_server.py triton-repository -- $(TRITON_BIN)/python scripts/triton_client.py \
+	  --url {http} --stream --prompt "a red circle on a blue background" --seed 4 --output triton.png --overwrite
+
+triton-test: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
+	IDEOGRAM4_BUNDLE=$(BUNDLE) $(TRITON_BIN)/python -m pytest $(TRITON_TESTS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -29,8 +43,15 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/.demo
 
+$(TRITON_VENV)/.triton: pyproject.toml | $(TRITON_BIN)/python
+	$(TRITON_BIN)/python -m pip install --quiet --editable ".[ort,triton]" "pytest>=8"
+	touch $@
+
+$(TRITON_BIN)/python:
+	$(TRITON_PYTHON) -m venv $(TRITON_VENV)
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(BUNDLE) demo.png
+	rm -rf $(VENV) $(TRITON_VENV) $(BUNDLE) triton-repository demo.png triton.png

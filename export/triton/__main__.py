@@ -1,0 +1,164 @@
+"""``python -m export.triton``: bundle in, model repository for Triton Inference Server out."""
+
+import argparse
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from export.bundle import check_directory, rename, unfinished
+from export.triton.config import ModelConfig
+from export.triton.readme import TITLE, readme_text
+from export.triton.repository import VERSION, Repository, write_repository
+from runtime.backend import BACKENDS
+from runtime.console import guard
+from runtime.constants import MANIFEST
+from runtime.integrity import check_files
+from runtime.manifest import read_manifest
+from runtime.plan import MAX_IMAGES
+
+PROGRAM = "export.triton"
+README = "README.md"
+MAX_INSTANCES = 64
+_SPARE_BYTES = 4 << 20
+"""Disk space wanted beyond the bundle: code and configuration."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {PROGRAM}",
+        description="Write a model repository that serves a bundle with Triton Inference Server (Python backend).",
+    )
+    option = parser.add_argument
+    option("bundle", type=Path, metavar="BUNDLE", help="bundle directory")
+    option("--output", type=Path, required=True, metavar="REPOSITORY", help="directory to write")
+    option("--name", default="ideogram4", help="name of the model (default: %(default)s)")
+    option("--stream", action="store_true", help="add the model NAME_stream, which sends progress after each step")
+    option("--instances", type=int, default=1, metavar="N",
+        help="of a model on each GPU, or on the CPU; each loads the whole bundle (default: %(default)s)")  # fmt: skip
+    option("--bundle-path", metavar="PATH",
+        help="absolute path of the bundle on the server; it is then not copied into the repository")  # fmt: skip
+    option("--max-batch", type=int, default=4, metavar="N",
+        help="prompts of a request; pictures of waiting requests that run together (default: %(default)s)")  # fmt: skip
+    option("--dynamic-batching", action="store_true",
+        help="run waiting requests together that differ in nothing but seed and number of pictures")  # fmt: skip
+    option("--queue-delay", type=int, metavar="US",
+        help="microseconds to wait for more requests, with --dynamic-batching (default: 0)")  # fmt: skip
+    option("--queue-limit", type=int, metavar="N",
+        help="refuse requests while N are waiting, with --dynamic-batching. With one instance Triton then delays "
+        "some by up to half a second: for pictures that take seconds")  # fmt: skip
+    option("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
+    option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
+    option("--no-verify", dest="verify", action="store_false",
+        help="do not hash the bundle's files, neither now nor when a server loads them")  # fmt: skip
+    option("--no-unload", dest="unload", action="store_false",
+        help="for servers without --model-control-mode=explicit: a model whose engine failed refuses requests "
+        "instead of asking to be unloaded")  # fmt: skip
+    option("--overwrite", action="store_true", help="replace the output if it is such a repository")
+    option("--quiet", action="store_true", help="no progress bar and no messages")
+    return parser
+
+
+def generate(
+    bundle: Path,
+    output: Path,
+    name: str = "ideogram4",
+    stream: bool = False,
+    instances: int = 1,
+    bundle_path: str | None = None,
+    max_batch: int = 4,
+    dynamic_batching: bool = False,
+    queue_delay: int | None = None,
+    queue_limit: int | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    verify: bool = True,
+    unload: bool = True,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Write a model repository; see the command's options.
+
+    Raises:
+        FileExistsError: `output` exists and may not be replaced.
+        FileNotFoundError: there is no bundle.
+        ValueError: an option is out of range, or the bundle is damaged.
+        OSError: the disk is too small or cannot be written. Nothing is left behind in any of these cases.
+    """
+    check_directory(output, overwrite, "model repository", lambda: _made_here(output))
+    if not dynamic_batching and (queue_delay is not None or queue_limit is not None):
+        raise ValueError("--queue-delay and --queue-limit go with --dynamic-batching")
+    model = ModelConfig(
+        name, bundle_path or "", stream=False, max_batch=max_batch, instances=instances, backend=backend,
+        threads=threads, verify=verify, unload=unload, dynamic_batching=dynamic_batching,
+        queue_delay=queue_delay or 0, queue_limit=queue_limit,
+    )  # fmt: skip
+    _check(model, bundle_path)
+    repository = Repository(model, stream)
+    manifest = read_manifest(bundle)
+    total = sum((bundle / path).stat().st_size for path in (*manifest.files, MANIFEST) if (bundle / path).exists())
+    if repository.copies_bundle:
+        _check_space(output, total)
+    with unfinished(output) as partial:
+        check_files(bundle, manifest.files, hashes=verify)
+        with _bar(total, quiet or not repository.copies_bundle) as bar:
+            write_repository(repository, bundle, manifest, partial, bar.update)
+        (partial / README).write_text(readme_text(repository, manifest), encoding="utf-8")
+        rename(partial, output)
+    if not quiet:
+        print(f"wrote {output} with {' and '.join(model.name for model in repository.models)}", file=sys.stderr)
+
+
+def _check(model: ModelConfig, bundle_path: str | None) -> None:
+    # Triton's Python backend refuses most other characters, which a shell would interpret.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", model.name):
+        raise ValueError(f"--name is {model.name!r}, wanted letters, digits, - and _, a letter or digit first")
+    if bundle_path is not None and not Path(bundle_path).is_absolute():
+        raise ValueError(f"--bundle-path is {bundle_path!r}, wanted an absolute path on the server")
+    limits = {
+        "--instances": (model.instances, 1, MAX_INSTANCES),
+        "--max-batch": (model.max_batch, 1, MAX_IMAGES),
+        "--threads": (model.threads, 1, 1024),
+        "--queue-delay": (model.queue_delay, 0, 60_000_000),
+        "--queue-limit": (model.queue_limit, 1, 1_000_000),
+    }
+    for option, (value, low, high) in limits.items():
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{option} is {value}, wanted {low} to {high}")
+
+
+def _made_here(output: Path) -> bool:
+    """Whether `output` is empty, or a repository made here with no other model in it."""
+    if not any(output.iterdir()):
+        return True
+    readme = output / README
+    if not readme.is_file() or not readme.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
+        return False
+    return all((entry / VERSION / "serving").is_dir() for entry in output.iterdir() if entry.is_dir())
+
+
+def _check_space(output: Path, size: int) -> None:
+    folder = output.absolute().parent
+    needed = size + _SPARE_BYTES
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"the repository needs {needed / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB left")
+
+
+def _bar(total: int, quiet: bool) -> tqdm:
+    return tqdm(desc="copying the bundle", total=total, unit="B", unit_scale=True, disable=quiet)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    return guard(PROGRAM, lambda: generate(**vars(args)))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    sys.exit(main())

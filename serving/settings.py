@@ -1,0 +1,65 @@
+"""What Triton tells a model instance about itself: where the bundle is, and what to run it on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
+"""Names of the parameters in config.pbtxt."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an instance loads its pipeline."""
+
+    bundle: Path
+    backend: str
+    device: str
+    threads: int | None
+    """CPU threads for a graph; None for one per core."""
+    verify: bool
+    """Whether the hashes of the bundle's files are compared before loading."""
+    unload: bool
+    """Whether the model asks the server to unload it when its engine has failed."""
+    limit: int
+    """Pictures that run together, at most: ``max_batch_size``."""
+
+
+def read_settings(args: Mapping[str, str]) -> Settings:
+    """Settings from what Triton passes to ``initialize``.
+
+    The parameter ``bundle`` is absolute or relative to the model version's directory.
+
+    Raises:
+        ValueError: a parameter of config.pbtxt is missing or is not of the wanted form.
+    """
+    config = json.loads(args["model_config"])
+    parameters = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
+    if BUNDLE not in parameters:
+        raise ValueError(f"config.pbtxt of {args['model_name']} lacks the parameter {BUNDLE!r}, the bundle's directory")
+    version = Path(args["model_repository"], args["model_version"])
+    threads = parameters.get(THREADS, "")
+    if threads and not (threads.isdecimal() and threads.isascii()):
+        raise ValueError(f"the parameter {THREADS!r} is {threads!r}, wanted a number of CPU threads")
+    return Settings(
+        (version / parameters[BUNDLE]).resolve(),
+        parameters.get(BACKEND, "auto"),
+        device_of(args["model_instance_kind"], args["model_instance_device_id"]),
+        int(threads) if threads else None,
+        _flag(parameters, VERIFY),
+        _flag(parameters, UNLOAD),
+        max(1, config["max_batch_size"]),
+    )
+
+
+def _flag(parameters: Mapping[str, str], name: str) -> bool:
+    value = parameters.get(name, "true")
+    if value not in ("true", "false"):
+        raise ValueError(f"the parameter {name!r} is {value!r}, wanted true or false")
+    return value == "true"
+
+
+def device_of(kind: str, device_id: str) -> str:
+    """The runtime's name of an instance's device: ``cuda:N`` for an instance on GPU N, else ``cpu``."""
+    return f"cuda:{device_id}" if kind == "GPU" else "cpu"

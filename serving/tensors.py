@@ -1,0 +1,62 @@
+"""The models' inputs and outputs: their names, Triton's types and what they mean. `export.triton` writes them into
+config.pbtxt, and `serving.asking` reads requests by them, so the two cannot disagree.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NUMPY_TYPES = {
+    "TYPE_STRING": np.dtype(object),  # of bytes
+    "TYPE_UINT8": np.dtype(np.uint8),
+    "TYPE_INT32": np.dtype(np.int32),
+    "TYPE_INT64": np.dtype(np.int64),
+    "TYPE_FP32": np.dtype(np.float32),
+    "TYPE_FP64": np.dtype(np.float64),
+}
+"""What Triton's Python backend hands over for each type."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the models. The batch dimension is not in `dims`."""
+
+    name: str
+    type: str
+    dims: tuple[int, ...] = (1,)
+    required: bool = False
+    """Of inputs; every other one may be left out."""
+
+
+INPUTS = (
+    Tensor("prompt", "TYPE_STRING", required=True),
+    Tensor("seed", "TYPE_INT64"),
+    Tensor("steps", "TYPE_INT32"),
+    Tensor("preset", "TYPE_STRING"),
+    Tensor("guidance", "TYPE_FP32", (-1,)),  # one weight for all steps, or one for each
+    Tensor("mu", "TYPE_FP64"),
+    Tensor("std", "TYPE_FP64"),
+    Tensor("width", "TYPE_INT32"),
+    Tensor("height", "TYPE_INT32"),
+    Tensor("num_images", "TYPE_INT32"),
+    Tensor("unconditional", "TYPE_STRING"),
+)
+"""Named as the arguments of `runtime.plan.make_plan`, which fills in what is left out and checks the rest."""
+
+IMAGE, SEED, METADATA = "image", "seed", "metadata"
+PNG, PNG_BASE64 = "image_png", "image_png_base64"
+PNG_PARAMETER = "png"
+"""Request parameter of the JSON endpoints; see `serving.replies.wanted_outputs`."""
+STEP, STEPS = "step", "total_steps"
+
+PICTURE_OUTPUTS = (
+    Tensor(IMAGE, "TYPE_UINT8", (-1, -1, 3)),
+    Tensor(SEED, "TYPE_INT64"),
+    Tensor(METADATA, "TYPE_STRING"),
+    Tensor(PNG, "TYPE_STRING"),
+    Tensor(PNG_BASE64, "TYPE_STRING"),
+)
+"""One row for each picture. The PNG forms are made only when asked for; see `serving.replies.wanted_outputs`."""
+
+PROGRESS_OUTPUTS = (Tensor(STEP, "TYPE_INT32"), Tensor(STEPS, "TYPE_INT32"))
+"""What each response of the streaming model begins with: the steps done, and their number."""

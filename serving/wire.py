@@ -1,0 +1,92 @@
+"""Triton's objects to ours and back: the one file, beside the two models, that knows the server.
+
+The classes of `triton_python_backend_utils` appear only after the model's file is imported, so they are named inside
+functions alone.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from runtime.console import describe
+from serving.asking import Ask, read_plans
+from serving.engine import Engine, EngineFailedError
+from serving.replies import reply, wanted_outputs
+from serving.tensors import INPUTS, PNG_PARAMETER
+from serving.work import Cancelled, Outcome
+
+
+def read(engine: Engine, request: Any) -> Ask | Exception:
+    """The request, or what is wrong with it: a ValueError for all that is known to be."""
+    tensors = ((spec.name, pb_utils.get_input_tensor_by_name(request, spec.name)) for spec in INPUTS)
+    try:
+        plans = read_plans(engine.pipeline, {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None})
+    except Exception as error:  # what is raised in a model fails the whole batch
+        return error
+    return Ask(plans, request.is_cancelled)
+
+
+def response(request: Any, outcome: Outcome, more: Mapping[str, np.ndarray] | None = None) -> Any:
+    """The response to a request: its pictures, with the arrays of `more`, or an error with its code."""
+    if isinstance(outcome, Exception):
+        return _error(outcome)
+    try:
+        png_parameter = bool(json.loads(request.parameters()).get(PNG_PARAMETER, False))
+        arrays = reply(outcome, wanted_outputs(request.requested_output_names(), png_parameter))
+        return arrays_response({**(more or {}), **arrays})
+    except Exception as error:  # no memory for a PNG, for one; the others of the batch have theirs
+        return _error(error)
+
+
+def arrays_response(arrays: Mapping[str, np.ndarray]) -> Any:
+    """A response with these outputs."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
+
+
+def _error(error: Exception) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error) or repr(error), _code(error)))
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, Cancelled):
+        return pb_utils.TritonError.CANCELLED
+    if isinstance(error, ValueError):
+        return pb_utils.TritonError.INVALID_ARG
+    if isinstance(error, EngineFailedError):
+        return pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.TritonError.INTERNAL
+
+
+class Counts:
+    """Requests by how they ended, in the server's metrics, where Triton itself counts refused requests as successes."""
+
+    OUTCOMES = ("ok", "refused", "cancelled", "failed")
+
+    def __init__(self, model: str) -> None:
+        # Kept: a family that is collected takes its metrics with it.
+        self.family = pb_utils.MetricFamily(
+            name="ideogram4_requests_total",
+            description="Requests by how they ended",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self.metrics = {name: self.family.Metric(labels={"model": model, "outcome": name}) for name in self.OUTCOMES}
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one request."""
+        name = "ok"
+        if isinstance(outcome, Exception):
+            known = {pb_utils.TritonError.CANCELLED: "cancelled", pb_utils.TritonError.INVALID_ARG: "refused"}
+            name = known.get(_code(outcome), "failed")
+        self.metrics[name].increment(1)
+
+
+def withdraw(model: str) -> None:
+    """Ask the server to unload this model, so that it is no longer ready; that is done when its requests are answered.
+
+    Only for servers with ``--model-control-mode=explicit``: others refuse, and Triton 2.51 then ends (an error in its
+    Python backend: the refusal throws ``boost::interprocess::lock_exception``).
+    """
+    pb_utils.unload_model(model)
