@@ -138,3 +138,11 @@ def test_weights_that_do_not_fit_stay_in_their_file(tmp_path, monkeypatch):
         monkeypatch.setattr(ort, "_USABLE", usable)
         pictures.append(Pipeline.load(tmp_path / "bundle").generate("a circle", seed=1, preset="V4_INSTANT_8").images)
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+
+
+@pytest.mark.parametrize("stage", ["text_encoder", "dit_cond"])
+def test_one_stage_alone(demo_bundle, stage, capsys):
+    import run_stage
+
+    assert run_stage.main([str(demo_bundle), stage]) == 0
+    assert "finite: True" in capsys.readouterr().out
