@@ -8,7 +8,7 @@ BUNDLE := ideogram4-bundle
 TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton
 TRITON_BIN := $(TRITON_VENV)/bin
-TRITON_TESTS ?= tests/triton
+TRITON_TESTS ?= tests/triton_server
 SOURCES := $(shell find export model -type f -not -path '*/__pycache__/*') $(wildcard runtime/*.py)
 
 .PHONY: demo test triton-demo triton-test lint clean

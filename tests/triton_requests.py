@@ -1,4 +1,4 @@
-"""Requests to a Triton server, for tests/triton. Needs tritonclient."""
+"""Requests to a Triton server, for tests/triton_server. Needs tritonclient."""
 
 import time
 from collections.abc import Callable
