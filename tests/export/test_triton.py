@@ -1,4 +1,4 @@
-"""``python -m export.triton``: the repository it writes and what it refuses. The server is tested in tests/triton_server."""
+"""``python -m export.triton``: what it writes and refuses. The server itself is tested in tests/triton_server."""
 
 import ast
 import json
