@@ -1,0 +1,124 @@
+"""Ask bundles of the demo model for pictures of combinations that it never saw, and judge the pictures by program.
+
+    python scripts/evaluate_demo.py BUNDLE... [--presets NAME ...] [--unguided] [--kinds one json two] [--json FILE]
+
+Each row of the table is a bundle, a kind of prompt and a sampling. The columns give the share of pictures with the
+right background, and with the right colour, place and shape of what stands on it (of all that stands on it, where the
+prompt asks for two shapes); the last column is the share with everything right. Picture number i starts from seed i.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from runtime.console import guard  # noqa: E402
+from runtime.pipeline import Pipeline  # noqa: E402
+from runtime.schedule import PRESETS  # noqa: E402
+from training.judge import Verdict, judge  # noqa: E402
+from training.questions import KINDS, Question, questions  # noqa: E402
+
+ASPECTS = ("background", "color", "place", "shape")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Shares of right pictures in per cent."""
+
+    bundle: str
+    precision: str
+    preset: str
+    guided: bool
+    kind: str
+    prompts: int
+    background: float
+    color: float
+    place: float
+    shape: float
+    everything: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return guard("evaluate_demo", lambda: evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Make and judge all pictures, print the table, and write the JSON file."""
+    asked = {kind: questions(kind, args.prompts) for kind in args.kinds}
+    if args.json and args.json.exists():
+        raise FileExistsError(f"{args.json} exists; choose another --json")
+    results = []
+    for bundle in args.bundles:
+        pipeline = Pipeline.load(bundle)
+        for kind, some in asked.items():
+            for preset in args.presets:
+                for guided in (True, False) if args.unguided else (True,):
+                    verdicts = _verdicts(pipeline, some, preset, guided, args.quiet)
+                    results.append(summarize(bundle.name, pipeline.manifest.precision, preset, guided, kind, verdicts))
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+
+
+def _verdicts(pipeline: Pipeline, asked: list[Question], preset: str, guided: bool, quiet: bool) -> list[Verdict]:
+    name = f"{pipeline.manifest.precision} {preset}{'' if guided else ' unguided'}"
+    return [
+        judge(
+            pipeline.generate(question.prompt, preset=preset, guidance=None if guided else 1.0, seed=seed).images[0],
+            question.scene,
+        )
+        for seed, question in enumerate(tqdm(asked, desc=name, disable=quiet))
+    ]
+
+
+def summarize(bundle: str, precision: str, preset: str, guided: bool, kind: str, verdicts: list[Verdict]) -> Result:
+    """Count what is right."""
+    count = len(verdicts)
+    shares = {aspect: 100 * sum(getattr(verdict, aspect) for verdict in verdicts) / count for aspect in ASPECTS}
+    everything = 100 * sum(all(asdict(verdict).values()) for verdict in verdicts) / count
+    return Result(bundle, precision, preset, guided, kind, count, **shares, everything=everything)
+
+
+def table(results: list[Result]) -> str:
+    """Markdown."""
+    lines = ["| bundle | preset | guidance | prompts | background | colour | place | shape | all |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for result in results:
+        shares = (*(getattr(result, aspect) for aspect in ASPECTS), result.everything)
+        guidance = "preset's" if result.guided else "1"
+        lines.append(
+            f"| {result.precision} | {result.preset} | {guidance} | {result.prompts} {result.kind} | "
+            + " | ".join(f"{share:.1f} %" for share in shares) + " |"
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of the demo model")
+    add(
+        "--presets",
+        nargs="+",
+        choices=PRESETS,
+        default=["V4_DEFAULT_20"],
+        metavar="NAME",
+        help="(default: %(default)s)",
+    )
+    add("--unguided", action="store_true", help="each preset with guidance 1 as well")
+    add("--kinds", nargs="+", choices=KINDS, default=["one"], help="kinds of prompts (default: %(default)s)")
+    add("--prompts", type=int, default=240, metavar="N", help="of each kind (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write the results there as well; it must not exist")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The training line end to end at a few steps, and that it goes on where it stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from export.demo_model import DEMO_CHECKPOINT
+from model.checkpoint import STAGES, open_checkpoint
+from training.progress import Learner, rate_at, train
+
+ROOT = Path(__file__).parents[2]
+FEW = ("--autoencoder-steps", "2", "--steps", "2", "--unconditional-steps", "1", "--decoder-steps", "1",
+       "--scenes", "60", "--quiet")  # fmt: skip
+
+
+def run(folder, *arguments):
+    command = [sys.executable, ROOT / "scripts/train_demo.py", "--run", folder / "run", *FEW, *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=400)
+
+
+def learner():
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    return Learner(module, [torch.optim.AdamW(module.parameters(), lr=0.1)], average=0.9)
+
+
+def loss_of(module):
+    def loss_at(step):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        return (module(x) - x[:, :2]).square().mean()
+
+    return loss_at
+
+
+def test_resumed_training_is_exactly_the_uninterrupted_one(tmp_path):
+    whole, half, rest = learner(), learner(), learner()
+    train(whole, loss_of(whole.module), 8, tmp_path / "whole.pt", quiet=True)
+
+    def killed(step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return loss_of(half.module)(step)
+
+    train(half, loss_of(half.module), 0, tmp_path / "half.pt", quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(half, killed, 8, tmp_path / "half.pt", quiet=True)
+    half.save(tmp_path / "half.pt")
+    train(rest, loss_of(rest.module), 8, tmp_path / "half.pt", quiet=True)
+    assert rest.step == whole.step == 8
+    for name, weight in whole.module.state_dict().items():
+        assert torch.equal(weight, rest.module.state_dict()[name])
+        assert torch.equal(whole.averaged[name], rest.averaged[name])
+
+
+def test_loss_that_is_not_finite_stops_the_training(tmp_path):
+    with pytest.raises(FloatingPointError, match="x: the loss is nan at step 0"):
+        train(learner(), lambda step: torch.tensor(float("nan")), 3, tmp_path / "x.pt", quiet=True)
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_learning_rate():
+    assert [rate_at(step, 1000) for step in (0, 49, 99, 500, 750)] == [0.01, 0.5, 1.0, 1.0, 1.0]
+    assert rate_at(875, 1000) == 0.5 and rate_at(999, 1000) == 1 / 250
+    # Before the fall the number of steps makes no difference, so that a run may be made longer.
+    assert [rate_at(step, 1000) for step in range(700)] == [rate_at(step, 5000) for step in range(700)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two workers that was stopped before the end and gone on with by one."""
+    folder = tmp_path_factory.mktemp("training")
+    first = run(folder, "--workers", 2)
+    assert first.returncode == 0, first.stderr
+    second = run(folder, "--workers", 1, "--steps", 3, "--output", folder / "checkpoint")
+    assert second.returncode == 0, second.stderr
+    return folder
+
+
+def test_a_stopped_run_is_gone_on_with(trained):
+    steps = {file.stem: torch.load(file, weights_only=True)["step"] for file in (trained / "run").glob("*.pt")}
+    assert steps == {"autoencoder": 2, "conditional": 3, "unconditional": 1, "decoder": 1}
+    assert [line.split()[0] for line in (trained / "run/conditional.log").read_text().splitlines()] == ["2", "3"]
+
+
+def test_demo_is_what_the_script_writes(trained):
+    """Same files with the same tensors; other numbers."""
+    made, kept = open_checkpoint(trained / "checkpoint"), open_checkpoint(DEMO_CHECKPOINT)
+    for field in ("layout", "transformer", "text_encoder", "autoencoder", "latent_stats"):
+        assert getattr(made, field) == getattr(kept, field)
+    assert list(made.sources) == list(kept.sources) == list(STAGES)
+    for name in ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "model_index.json"):
+        files = [json.loads((folder / name).read_text()) for folder in (trained / "checkpoint", DEMO_CHECKPOINT)]
+        assert files[0] == files[1]
+
+
+def test_output_that_exists(trained):
+    refused = run(trained, "--output", trained / "checkpoint")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert f"train_demo: error: {trained / 'checkpoint'} exists; remove it first" in refused.stderr

@@ -1,0 +1,105 @@
+"""Write the trained networks as the release is written: Linear weights as float8 codes with row scales, rest bfloat16.
+
+The autoencoder is stored in bfloat16. Its ``bn`` statistics are the published latent statistics, so that readers that
+take either find the same (see `training.autoencoder.place_latents`).
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from export.checksums import SUMS
+from model.fp8 import quantize_rows
+from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
+from model.text_encoder import TextEncoder
+from runtime.integrity import sha256
+from training.autoencoder import Autoencoder
+from training.scenes import SIZE
+from training.sizes import AUTOENCODER, TEXT, TRANSFORMER
+from training.tokenizer import save_tokenizer
+from training.transformer import Denoiser
+
+_DERIVED = ("inv_freq", "frequencies")
+"""Parameters that no checkpoint holds."""
+_STATS = "latent_stats."
+
+
+@torch.no_grad()
+def round_as_stored(module: nn.Module, float8: bool = True) -> nn.Module:
+    """Replace the parameters by what the checkpoint will hold of them."""
+    linears = {f"{name}.weight" for name, part in module.named_modules() if float8 and isinstance(part, nn.Linear)}
+    for name, parameter in module.named_parameters():
+        if name in linears:
+            codes, scale = quantize_rows(parameter)
+            parameter.copy_(codes.float() * scale[:, None])
+        elif not name.endswith(_DERIVED):
+            parameter.copy_(parameter.bfloat16())
+    return module
+
+
+def write_checkpoint(
+    output: Path,
+    tokenizer: Tokenizer,
+    encoder: TextEncoder,
+    autoencoder: Autoencoder,
+    conditional: Denoiser,
+    unconditional: Denoiser,
+) -> None:
+    """Write a checkpoint directory in the released layout; `output` must not exist."""
+    save_tokenizer(tokenizer, output / "tokenizer")
+    _save(float8_tensors(nn.ModuleDict({"language_model": encoder})), output / "text_encoder", _text_config(), "model")
+    for folder, denoiser in (("transformer", conditional), ("unconditional_transformer", unconditional)):
+        parts = nn.ModuleDict(dict(denoiser.transformer.named_children()))
+        # Both files of the release hold the text projection, though only the conditional transformer uses it.
+        parts.update({"llm_cond_norm": conditional.llm_cond_norm, "llm_cond_proj": conditional.llm_cond_proj})
+        _save(float8_tensors(parts), output / folder, asdict(TRANSFORMER))
+    vae_config = {"_class_name": "AutoencoderKLFlux2", **asdict(AUTOENCODER), "sample_size": SIZE}
+    _save(_vae_tensors(autoencoder), output / "vae", vae_config)
+    _write_json(
+        output / "model_index.json", {"_class_name": "Ideogram4Pipeline", "sizes": {"minimum": SIZE, "default": SIZE}}
+    )
+    sums = [f"{sha256(file)}  {file.relative_to(output)}\n" for file in sorted(output.rglob("*.safetensors"))]
+    (output / SUMS).write_text("".join(sums), encoding="utf-8")
+
+
+def float8_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors as the release stores them."""
+    tensors = {name: tensor.detach().bfloat16().contiguous() for name, tensor in module.state_dict().items()
+               if not name.endswith(_DERIVED)}  # fmt: skip
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = quantize_rows(part.weight.detach())
+    return tensors
+
+
+def _vae_tensors(autoencoder: Autoencoder) -> dict[str, Tensor]:
+    stages = (autoencoder.encode, autoencoder.decode)
+    tensors = {name: tensor.detach().bfloat16().contiguous() for stage in stages
+               for name, tensor in stage.state_dict().items() if not name.startswith(_STATS)}  # fmt: skip
+    tensors["bn.running_mean"] = torch.tensor(LATENT_SHIFT)
+    tensors["bn.running_var"] = torch.tensor(LATENT_SCALE).square() - AUTOENCODER.batch_norm_eps
+    return tensors
+
+
+def _text_config() -> dict:
+    text = {key: value for key, value in asdict(TEXT).items() if key != "rope_theta"}
+    lanes = TEXT.head_dim // 2
+    text |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu",
+             "rope_parameters": {"rope_theta": TEXT.rope_theta, "rope_type": "default", "mrope_interleaved": True,
+                                 "mrope_section": [lanes - 2 * (lanes // 3), lanes // 3, lanes // 3]}}  # fmt: skip
+    return {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": True, "text_config": text}
+
+
+def _save(tensors: dict[str, Tensor], folder: Path, config: dict, stem: str = "diffusion_pytorch_model") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", config)
+
+
+def _write_json(file: Path, data: dict) -> None:
+    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
