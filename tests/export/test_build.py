@@ -25,8 +25,9 @@ from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
 from export.precision import precision_of
 from export.preflight import available_memory, check_needs, needs_of, weight_bytes
 from export.recipe import Recipe
-from model.checkpoint import open_checkpoint
+from model.checkpoint import STAGES, open_checkpoint
 from runtime import Pipeline
+from runtime.constants import TILE_GRAPHS
 from runtime.integrity import check_files, sha256
 from runtime.manifest import QuantizationSpec, read_manifest
 
@@ -49,7 +50,7 @@ def refused(capsys, tmp_path, message, *arguments):
 def test_demo_bundle(demo_bundle):
     manifest = read_manifest(demo_bundle)
     assert (manifest.name, manifest.precision, manifest.timestep_dtype) == ("demo", "fp32", "float32")
-    assert list(manifest.graphs) == ["text_encoder", "dit_cond", "dit_uncond", "vae_decoder", "vae_encoder"]
+    assert list(manifest.graphs) == [*STAGES, *TILE_GRAPHS.values()]
     assert (manifest.sizes.multiple, manifest.sizes.default, manifest.sizes.maximum) == (16, 256, 2048)
     check_files(demo_bundle, manifest.files)
     on_disk = {file.relative_to(demo_bundle).as_posix() for file in demo_bundle.rglob("*") if file.is_file()}
@@ -71,6 +72,7 @@ def test_fp16_keeps_the_autoencoder_in_float32(peer_bundle):
     assert {name: graph.compute for name, graph in graphs.items()} == {
         "text_encoder": "float16", "dit_cond": "float16", "dit_uncond": "float16",
         "vae_decoder": "float32", "vae_encoder": "float32",
+        "vae_decoder_tile": "float32", "vae_encoder_tile": "float32",
     }  # fmt: skip
 
 

@@ -198,7 +198,9 @@ def test_tensorrt_form(exported):
         assert attributes == {"normalization_quantize_to_type": onnx.TensorProto.FLOAT8E4M3FN, "is_causal": 0}
     for node in model_.graph.node:
         if node.op_type == "DequantizeLinear":
-            assert {a.name: a.i for a in node.attribute}["output_dtype"] == onnx.TensorProto.BFLOAT16
+            # Products of a single row are summed in float32, the scales' own type.
+            wanted = None if node.name.endswith("_rows") else onnx.TensorProto.BFLOAT16
+            assert {a.name: a.i for a in node.attribute}.get("output_dtype") == wanted
 
 
 def test_kept_activations(exported):

@@ -369,7 +369,10 @@ def spoil(manifest, *path, value=None):
     [
         (lambda m: spoil(m, "rope", "theta", value=1e4), "its rope is RopeSpec(head_dim=64, theta=10000.0"),
         (lambda m: spoil(m, "sizes", "multiple", value=32), "its sizes is SizeSpec(multiple=32"),
-        (lambda m: spoil(m, "latent_channels", value=64), "its latent_channels is 64, the checkpoint's 128"),
+        (
+            lambda m: spoil(m, "latent_channels", value=64) or m.update(preview=None),
+            "its latent_channels is 64, the checkpoint's 128",
+        ),
         (lambda m: spoil(m, "latent_stats", value="bn" if m["latent_stats"] != "bn" else "constants"), "latent_stats"),
         (lambda m: spoil(m, "prompt", "prefix", value="x"), "its prompt is PromptSpec("),
         (lambda m: spoil(m, "files", "tokenizer.json", "sha256", value="0" * 64), "its tokenizer is 000"),
