@@ -10,13 +10,15 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript.optimizer import optimize_ir
-from torch import nn
+from torch import Tensor, nn
 
+from export import blocks
 from export.graphs import GraphRecord
 
 OPSET = 23
@@ -28,12 +30,28 @@ _DTYPES = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
 def trace(module: nn.Module, record: GraphRecord) -> ir.Model:
     """The ONNX graph of a module on the meta device; every parameter is an initializer without a value."""
     examples, dynamic = _examples(record)
+    stack = blocks.find_stack(module)
+    if stack is None:
+        return _optimize(_export(module, (), examples, dynamic, record.output.name))
+    call = blocks.call_of_first(stack, module, examples)
+    with blocks.stand_ins(stack):
+        model = _optimize(_export(module, (), examples, dynamic, record.output.name))
+    names = {size: name for name, size in record.example.items()}
+    sizes = blocks.dynamic_sizes(model, call, names)
+    block = _optimize(_export(stack.first, call, {}, sizes, "next_hidden"))
+    blocks.put_in(model, block, stack)
+    return model
+
+
+def _export(
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], dynamic: Any, output: str
+) -> ir.Model:
     with _quiet():
         program = torch.onnx.export(
-            module, (), kwargs=examples, dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
-            dynamic_shapes=dynamic, input_names=list(examples), output_names=[record.output.name],
+            module, args, kwargs=kwargs, dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
+            dynamic_shapes=dynamic, input_names=list(kwargs) or None, output_names=[output],
         )  # fmt: skip
-    return _optimize(program.model)
+    return program.model
 
 
 def _optimize(model: ir.Model) -> ir.Model:
