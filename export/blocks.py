@@ -87,7 +87,7 @@ class _StandIn(nn.Module):
 
 
 def dynamic_sizes(model: ir.Model, call: tuple[Tensor, ...], names: Mapping[int, str]) -> tuple[dict[int, str], ...]:
-    """For each input of a block, its dimensions that may vary, by the name that `names` has for their size in `call`."""
+    """For each input of a block its dimensions that may vary, by the name that `names` has for a size in `call`."""
     node = next(node for node in model.graph if node.domain == _DOMAIN)
     found = []
     for value, example in zip(node.inputs, call, strict=True):

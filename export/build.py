@@ -26,7 +26,7 @@ from export.jobs import Job, jobs_of
 from export.ledger import LEDGER, Finished, Ledger
 from export.options import build_parser
 from export.precision import Precision, precision_of, torch_dtype
-from export.preflight import Needs, check_needs, needs_of, together, weight_bytes
+from export.preflight import Needs, check_needs, needs_of, scratch_bytes, together, weight_bytes
 from export.preview import fit_preview
 from export.profile import Limits, limits_of, size_ranges
 from export.recipe import Recipe, unmatched
@@ -71,7 +71,8 @@ class Variant:
     def needs(self, checkpoint: Checkpoint) -> Needs:
         """Disk, memory and time."""
         sizes = {stage: weight_bytes(checkpoint, stage, self.types, self.recipe) for stage in checkpoint.sources}
-        return needs_of(self.backend, sizes, self.linked)
+        scratch = [scratch_bytes(checkpoint, s, self.types, self.recipe) for s in checkpoint.sources if self.engine]
+        return needs_of(self.backend, sizes, self.linked, max(scratch, default=0))
 
 
 def build(

@@ -6,20 +6,19 @@ whole: a build needs 1.1 times the weights (TensorRT-RTX 1.7.1), where the in-me
 """
 
 import hashlib
-import importlib
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from export.profile import Shapes
+from export.stitched import Stitched, StitchedTensor
+from runtime.trt import TITLES, load_package
 
-PACKAGES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 _SCRATCH = re.compile(r"Scratch Memory: (\d+) bytes")
 _NO_DRIVER = "CUDA driver version is insufficient"
 """Logged as an error after each failure on a machine without a driver, which an RTX build does not need."""
@@ -48,18 +47,6 @@ class Built:
     seconds: float
 
 
-def load_package(backend: str) -> ModuleType:
-    """The backend's Python package; RuntimeError names the extra that installs it."""
-    package = PACKAGES[backend]
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise RuntimeError(
-            f"{NAMES[backend]} is not installed ({error}); install the extra '{backend}': "
-            f'pip install "ideogram4-trt[export,{backend}]"'
-        ) from error
-
-
 def build_plan(
     onnx: Path,
     plan: Path,
@@ -68,6 +55,7 @@ def build_plan(
     shapes: Shapes,
     progress: Progress | None = None,
     weight_streaming: bool = False,
+    stitched: Sequence[StitchedTensor] = (),
 ) -> Built:
     """Build one plan into the file `plan`, which must not exist.
 
@@ -81,6 +69,7 @@ def build_plan(
         shapes: smallest, best and largest shape of each input.
         progress: called from another thread after each step of the builder.
         weight_streaming: let the runtime keep part of the weights in host memory.
+        stitched: initializers of the graph that are given by address.
 
     Raises:
         RuntimeError: the package is missing, or the builder refuses the graph; the message has its reason, which names
@@ -90,31 +79,41 @@ def build_plan(
     trt = load_package(backend)
     log = _log_class(trt)()
     started = time.perf_counter()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise RuntimeError(f"{NAMES[backend]} cannot read {onnx.name}: {'; '.join(reasons)}")
-    config = _config(trt, builder, targets if backend == "rtx" else (), shapes)
-    monitor = _monitor_class(trt)(progress)
-    config.progress_monitor = monitor
-    if weight_streaming:
-        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
-    with plan.open("xb") as stream:
+    with ExitStack() as maps, plan.open("xb") as stream:
         try:
+            addresses = {str(tensor.name): maps.enter_context(Stitched(tensor.parts)) for tensor in stitched}
+            builder = trt.Builder(log)
+            network = builder.create_network(0)
+            parser = _parse(trt, network, log, onnx, TITLES[backend], addresses)
+            config = _config(trt, builder, targets if backend == "rtx" else (), shapes)
+            config.progress_monitor = monitor = _monitor_class(trt)(progress)
+            if weight_streaming:
+                config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
             writer = _writer_class(trt)(stream)
             done = _in_thread(lambda: builder.build_serialized_network_to_stream(network, config, writer), monitor)
+            del parser  # the network refers to the weights that it has mapped
             if writer.error is not None:
                 raise OSError(f"cannot write {plan.name}: {writer.error.strerror or writer.error}") from writer.error
             if not done:
-                raise RuntimeError(f"{NAMES[backend]} cannot build {onnx.stem}: {log.reason()}")
+                raise RuntimeError(f"{TITLES[backend]} cannot build {onnx.stem}: {log.reason()}")
         except BaseException:
             plan.unlink()
             raise
     scratch = max((int(size) for line in log.kept for size in _SCRATCH.findall(line)), default=0)
     lines = tuple(line for text in log.kept for line in text.splitlines())
     return Built(writer.size, writer.digest.hexdigest(), lines, scratch, time.perf_counter() - started)
+
+
+def _parse(trt: Any, network: Any, log: Any, onnx: Path, name: str, addresses: Mapping[str, Stitched]) -> Any:
+    """Fill the network from the graph, whose initializers in `addresses` are in memory; returns the parser."""
+    parser = trt.OnnxParser(network, log)
+    known = parser.load_model_proto(onnx.read_bytes(), str(onnx))
+    for initializer, stitched in addresses.items():
+        known = known and parser.load_initializer(initializer, stitched.address, stitched.size)
+    if not (known and parser.parse_model_proto()):
+        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise RuntimeError(f"{name} cannot read {onnx.name}: {'; '.join(reasons)}")
+    return parser
 
 
 def _config(trt: Any, builder: Any, targets: Sequence[str], shapes: Shapes) -> Any:

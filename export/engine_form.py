@@ -16,7 +16,7 @@ and one kernel that the compiler splits off between blocks, so 12. The floor by 
 attention, and one element-wise kernel between each two of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -46,15 +46,23 @@ def join_products(model: ir.Model, sources: Sources) -> dict[str, tuple[str, ...
         The weights that each new one is made of.
     """
     joined = {}
-    for prefix, whole, parts in _pairs(model.graph):
-        weights = [f"{prefix}.{part}.weight" for part in parts]
-        name = f"{prefix}.{whole}.weight"
+    for name, weights in groups(list(model.graph.initializers)):
         _join(model.graph, [model.graph.initializers[weight] for weight in weights], name)
         found = [sources[weight] for weight in weights]
         assert not any(isinstance(source, Known) for source in found)
         sources[name] = Joined(tuple(found))  # type: ignore[arg-type]
         joined[name] = tuple(weights)
     return joined
+
+
+def groups(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Name of each joined weight, and the weights among `names` that it is made of."""
+    names = list(names)
+    for whole, parts in JOINED.items():
+        for name in names:
+            if name.endswith(f".{parts[0]}.weight"):
+                prefix = name.removesuffix(f"{parts[0]}.weight")
+                yield f"{prefix}{whole}.weight", [f"{prefix}{part}.weight" for part in parts]
 
 
 def scale_after_products(model: ir.Model) -> None:
@@ -133,15 +141,6 @@ def allow_decomposition(model: ir.Model, stage: str) -> None:
                     f"{LARGEST_FUSED_HEAD}"
                 )
             node.attributes["TRT_decomposable"] = ir.AttrInt64("TRT_decomposable", 1)
-
-
-def _pairs(graph: ir.Graph) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(prefix, name of the whole, names of the parts) of the products to join."""
-    names = list(graph.initializers)
-    for whole, parts in JOINED.items():
-        for name in names:
-            if name.endswith(f".{parts[0]}.weight"):
-                yield name.removesuffix(f".{parts[0]}.weight"), whole, parts
 
 
 def _join(graph: ir.Graph, weights: list[ir.Value], name: str) -> None:

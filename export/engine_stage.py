@@ -12,18 +12,20 @@ from tqdm import tqdm
 
 from export import weights
 from export.bundle import file_spec
-from export.engine import Built, build_plan, load_package
+from export.engine import Built, build_plan
 from export.engine_files import kernels_to_json
 from export.engine_report import Build, Wanted, audit, report
 from export.graphs import graph_record
 from export.kernels import parse_kernels
-from export.memory import PeakMemory
+from export.memory import Peak
 from export.profile import shapes, used
 from export.recipe import PRODUCTS
 from export.stage import StageOptions, stage_graph
+from export.stitched import stitched_tensors
 from model.autoencoder import PATCH
 from model.checkpoint import Checkpoint
 from runtime.manifest import EngineSpec, FileSpec, SizeRange
+from runtime.trt import load_package
 
 _POINT = re.compile(rf"(\w+)\.(layers\.\d+\.({'|'.join(map(re.escape, PRODUCTS))}))_scale")
 """Name of the scale of a quantized activation."""
@@ -72,12 +74,12 @@ def build_engine(
     ranges = used(record.inputs, engine.sizes)
     with (
         tqdm(desc=f"{stage + ': tracing':24}", disable=quiet, bar_format="{desc} {elapsed}") as bar,
-        PeakMemory() as memory,
+        Peak() as memory,
     ):
         model = stage_graph(checkpoint, stage, options)
         size = weights.weight_bytes(model)
         weights.save(model, scratch / f"{stage}.onnx", lambda _: None)
-        wanted = _wanted(model, stage, options)
+        wanted, stitched = _wanted(model, stage, options), stitched_tensors(model)
         del model
         built = build_plan(
             scratch / f"{stage}.onnx",
@@ -87,6 +89,7 @@ def build_engine(
             shapes(record.inputs, ranges),
             _shown(bar, stage),
             engine.weight_streaming,
+            stitched,
         )
         bar.set_description(f"{engine.name + ' ' + stage:24}")
     shutil.rmtree(scratch)
@@ -94,7 +97,7 @@ def build_engine(
     if problems := audit(kernels, wanted):
         plan.unlink()
         raise RuntimeError(f"the engine of {stage} is not what was asked for: {'; '.join(problems[:5])}")
-    described = report(_build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.peak), kernels)
+    described = report(_build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest), kernels)
     listing = plan.with_suffix(".kernels.json")
     listing.write_text(kernels_to_json(kernels), encoding="utf-8")
     spec = EngineSpec(

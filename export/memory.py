@@ -1,4 +1,4 @@
-"""Anonymous memory of processes, sampled while they work.
+"""Anonymous memory of processes, and the highest value of such figures while something works.
 
 Anonymous memory is what a process has written itself and what must fit into the machine's memory. Pages of mapped
 weight files, which the resident set counts as well, can be dropped and read again. Linux keeps no peak of it, so it is
@@ -6,6 +6,7 @@ sampled: a peak that is shorter than the interval may be missed.
 """
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -29,18 +30,24 @@ def anonymous_bytes(pid: int | str = "self") -> int:
     return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:")), 0)
 
 
-class PeakMemory:
-    """Samples this process in a thread while the context is open; `peak` is in bytes, and grows meanwhile.
+class Peak:
+    """The highest value that a function gives while the context is open, sampled in a thread; it grows meanwhile.
 
     The thread only runs while the others let go of Python's lock, as TensorRT does when it builds.
     """
 
-    def __init__(self) -> None:
-        self.peak = anonymous_bytes()
+    def __init__(self, read: Callable[[], int] = anonymous_bytes) -> None:
+        self.read = read
+        self.before = self.highest = read()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "PeakMemory":
+    @property
+    def grown(self) -> int:
+        """The highest value over the one before."""
+        return self.highest - self.before
+
+    def __enter__(self) -> "Peak":
         self._thread.start()
         return self
 
@@ -54,4 +61,4 @@ class PeakMemory:
         finished = False
         while not finished:
             finished = self._done.wait(INTERVAL)
-            self.peak = max(self.peak, anonymous_bytes())
+            self.highest = max(self.highest, self.read())

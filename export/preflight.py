@@ -4,8 +4,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+from onnx_ir.tensor_adapters import from_torch_dtype
+
+from export.engine_form import groups
 from export.precision import Precision, torch_dtype
 from export.recipe import Recipe, quantized_weights
+from export.weights import is_held, parts_of
 from model.checkpoint import Checkpoint
 from model.layers import set_compute_dtype
 
@@ -15,7 +20,7 @@ _PROCESS_BYTES = 1 << 30
 """Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
 _ENGINE_FACTOR = 1.2
 """Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
-_TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
+_TRACE_SECONDS, _BYTES_PER_SECOND = 15, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
 """For the estimate of the time: tracing of the text encoder and the transformers, and what follows, on two cores."""
 
 
@@ -74,13 +79,35 @@ def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recip
     )
 
 
-def needs_of(backend: str, weights: dict[str, int], linked: bool) -> Needs:
-    """What the stages with `weights` bytes need for one backend; `linked` weights take no disk."""
+def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
+    """Bytes of weights that are written for the builder of an engine, since no file holds them as it wants them."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
+    sources = checkpoint.sources[stage]
+    coded: set[str] = set()
+    if precision.weights_fp8 and not stage.startswith("vae_"):
+        coded = set(quantized_weights(module, stage, sources, recipe))
+    written: dict[str, int] = {}
+    sizes, types = {}, {}
+    for name, p in module.named_parameters():
+        types[name] = ir.DataType.FLOAT8E4M3FN if name in coded else from_torch_dtype(p.dtype)
+        sizes[name] = p.numel() * types[name].itemsize
+        if not is_held(parts_of(sources[name]), types[name]):
+            written[name] = sizes[name]
+    for _, names in groups(sources):
+        parts = [part for name in names for part in parts_of(sources[name])]
+        if not is_held(parts, types[names[0]]):
+            written |= {name: sizes[name] for name in names}
+    return int(sum(written.values()))
+
+
+def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0) -> Needs:
+    """What the stages with `weights` bytes need for one backend; `linked` weights take no disk.
+
+    `scratch` is the largest of the stages' `scratch_bytes`, for engines.
+    """
     total, largest = sum(weights.values()), max(weights.values(), default=0)
     engines = backend != "ort"
     memory = _PROCESS_BYTES + (int(_ENGINE_FACTOR * largest) if engines else 0)
-    # Half of a stage's weights are joined before an engine is built from them.
-    scratch = largest // 2 if engines else 0
     return Needs(
         _SPARE_BYTES + (0 if linked and not engines else total), scratch, memory,
         _TRACE_SECONDS + total / _BYTES_PER_SECOND[backend],

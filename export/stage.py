@@ -78,7 +78,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
         engine_form.allow_decomposition(model, stage)
     weights.attach(model, sources)
     if options.linked:
-        weights.link(model, sources)
+        weights.link(model, sources, stitch=options.form == "trt")
     return model
 
 

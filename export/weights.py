@@ -7,7 +7,7 @@ them, they need not be written at all: a *linked* graph points at the safetensor
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,8 +15,9 @@ import torch
 from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.tensor_adapters import TorchTensor
 
+from export.stitched import StitchedTensor, can_stitch
 from model.checkpoint import Sources
-from model.stored import Source, StoredTensor
+from model.stored import Joined, Source, StoredTensor
 
 _DTYPES = {
     ir.DataType.FLOAT: torch.float32,
@@ -40,12 +41,17 @@ def attach(model: ir.Model, sources: Sources) -> None:
             value.const_value = _lazy(name, value, sources[name].read)
 
 
-def link(model: ir.Model, sources: Sources) -> None:
+def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
     """Make every initializer whose bytes are in the checkpoint a reference to them; before or after `attach`.
 
-    A table that rows are taken from stays in the 16 bits that it is stored in; the rows are cast instead.
+    A table that rows are taken from stays in the 16 bits that it is stored in; the rows are cast instead. With `stitch`
+    those whose bytes are in several places refer to all of them, which no file format knows; see `export.stitched`.
     """
     for name, value in model.graph.initializers.items():
+        if stitch and len(parts := parts_of(sources.get(name))) > 1:
+            if value.dtype is not None and value.shape is not None and is_held(parts, value.dtype):
+                value.const_value = StitchedTensor(parts, value.dtype, value.shape, name)
+            continue
         stored = _stored(name, sources)
         if stored is None or value.shape != stored.shape:
             continue
@@ -57,6 +63,23 @@ def link(model: ir.Model, sources: Sources) -> None:
                 stored.file.name, stored.offset, stored.nbytes, value.dtype, shape=ir.Shape(stored.shape), name=name,
                 base_dir=stored.file.parent,
             )  # fmt: skip
+
+
+def parts_of(source: object) -> list[StoredTensor]:
+    """The stored tensors that a parameter is made of one after another; empty if it is computed from them."""
+    sources = source.sources if isinstance(source, Joined) else (source,)
+    found: list[StoredTensor] = []
+    for one in sources:
+        parts = one.parts if isinstance(one, Source) else ()
+        if not parts or not all(isinstance(part, StoredTensor) for part in parts):
+            return []
+        found += [part for part in parts if isinstance(part, StoredTensor)]
+    return found
+
+
+def is_held(parts: Sequence[StoredTensor], dtype: ir.DataType) -> bool:
+    """Whether the files hold a parameter as a builder of engines wants it: in one piece, or in pieces to stitch."""
+    return bool(parts) and {_STORED.get(part.dtype) for part in parts} == {dtype} and can_stitch(parts)
 
 
 def _is_table(value: ir.Value) -> bool:
@@ -132,6 +155,8 @@ def save(
     linked: dict[Path, Path] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
+        if isinstance(tensor, StitchedTensor):
+            continue
         if isinstance(tensor, ir.ExternalTensor):
             target = Path(tensor.path).resolve()
             name = folder / f"{target.parent.name}-{target.name}"  # files of several folders have the same name

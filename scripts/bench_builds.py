@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from peak_memory import run_measured  # noqa: E402
+
+from export.memory import Peak  # noqa: E402
 
 KINDS = {
     "rtx": ["--precision", "fp8", "--backend", "rtx", "--target", "sm89", "sm120"],
@@ -70,42 +71,17 @@ def measure(size: str, layers: int | None, workdir: Path) -> list[Row]:
     for kind, options in KINDS.items():
         command = [sys.executable, "-m", "export.build", "--checkpoint", checkpoint, "--output", output, *options]
         calibration = ["--calibration", ranges] if "fp8" in options else []
-        with DiskUse(workdir) as disk:
+        with Peak(lambda: shutil.disk_usage(workdir).used) as disk:
             measured = run_measured([*command, *calibration], cwd=ROOT, environment=environment, capture=False)
         if measured.code:
             raise RuntimeError(f"the build of {size} for {kind} failed")
         own = sum(f.stat().st_size for f in output.rglob("*") if f.is_file() and f.stat().st_nlink == 1)
         stored = sum(f.stat().st_size for f in checkpoint.rglob("*") if f.is_file())
-        scratch = max(0, disk.peak - disk.before - own)
+        scratch = max(0, disk.grown - own)
         rows.append(Row(size, str(layers or "all"), kind, measured.seconds, measured.peak_bytes, stored, own, scratch))
         shutil.rmtree(output)
     shutil.rmtree(checkpoint)
     return rows
-
-
-class DiskUse:
-    """The most bytes that were in use on the disk of a folder, sampled in a thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.before = self.peak = self._used()
-
-    def __enter__(self) -> "DiskUse":
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.2):
-            self.peak = max(self.peak, self._used())
-
-    def _used(self) -> int:
-        return shutil.disk_usage(self.folder).used
 
 
 def table(rows: Sequence[Row]) -> str:

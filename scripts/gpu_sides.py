@@ -5,24 +5,21 @@
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
 
+from export.memory import Peak
 from runtime.console import guard
 from runtime.cuda import Device, load_cudart
 from runtime.features import FeatureCache
 from runtime.pipeline import Pipeline
 from scripts.gpu_results import Measured, Run
 
-SAMPLE = 0.02
-"""Seconds between looks at the device memory; a peak that is shorter may be missed."""
 HEADROOM = 6 * 10**9
 """Bytes that diffusers' activations may take beside the weights, when it is decided what to offload."""
 
@@ -57,39 +54,9 @@ class Task:
         return cls(runs=runs, **data)
 
 
-class DevicePeak:
-    """Samples the device memory in use while the context is open."""
-
-    def __init__(self, used: Callable[[], int]) -> None:
-        self.used = used
-        self.before = self.highest = used()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    @property
-    def bytes(self) -> int:
-        """The highest sample over what was in use before."""
-        return self.highest - self.before
-
-    def __enter__(self) -> "DevicePeak":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        self.highest = max(self.highest, self.used())
-
-    def _sample(self) -> None:
-        while not self._done.wait(SAMPLE):
-            self.highest = max(self.highest, self.used())
-
-
 def measure_ours(task: Task, used: Callable[[], int]) -> Measured:
     """Our runtime on the bundle `task.source`."""
-    with DevicePeak(used) as peak:
+    with Peak(used) as peak:
         started = time.perf_counter()
         pipeline = Pipeline.load(
             task.source, backend=task.backend, device=task.device, memory=task.memory, vae_graphs=("vae_decoder",)
@@ -109,7 +76,7 @@ def measure_ours(task: Task, used: Callable[[], int]) -> Measured:
         last = _pictures(task, measured, picture)
         pipeline.close()
     Image.fromarray(last).save(task.output)
-    measured.peak_bytes = peak.bytes
+    measured.peak_bytes = peak.grown
     return measured
 
 
@@ -118,7 +85,7 @@ def measure_diffusers(task: Task, used: Callable[[], int], dtype: str = "bfloat1
     import torch
 
     synchronize = torch.cuda.synchronize if task.device != "cpu" else lambda: None
-    with DevicePeak(used) as peak:
+    with Peak(used) as peak:
         started = time.perf_counter()
         pipeline = load_diffusers(Path(task.source), getattr(torch, dtype))
         offload = _place(pipeline, task.device)
@@ -139,7 +106,7 @@ def measure_diffusers(task: Task, used: Callable[[], int], dtype: str = "bfloat1
 
         last = _pictures(task, measured, picture)
     last.save(task.output)
-    measured.peak_bytes = peak.bytes
+    measured.peak_bytes = peak.grown
     return measured
 
 

@@ -132,7 +132,7 @@ def _ranges(directory: Path) -> Ranges:
 def _pieces(
     part: str, transformer: TransformerConfig, text: TextEncoderConfig, vae: AutoencoderConfig, args: argparse.Namespace
 ) -> list[Piece]:
-    """Tensors of one folder, in the order of the module."""
+    """Tensors of one folder, in the order of the safetensors library: wide types first, then by name."""
     with torch.device("meta"):
         stage = TextStage(text, transformer)
         if part == "text_encoder":
@@ -160,7 +160,7 @@ def _pieces(
     if part == "vae":
         channels = (transformer.in_channels,)
         pieces += [Piece("bn.running_mean", "F32", channels), Piece("bn.running_var", "F32", channels)]
-    return pieces
+    return sorted(pieces, key=lambda piece: (-_BYTES[piece.dtype], piece.name))
 
 
 def _stored_names(name: str, shape: tuple[int, ...], layout: str) -> Iterator[tuple[str, tuple[int, ...]]]:

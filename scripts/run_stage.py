@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from export.memory import PeakMemory  # noqa: E402
+from export.memory import Peak  # noqa: E402
 from runtime.console import guard  # noqa: E402
 from runtime.manifest import Manifest, read_manifest  # noqa: E402
 from runtime.ort import opener  # noqa: E402
@@ -57,7 +57,7 @@ def run_stage(bundle: Path, stage: str, prompt: str, size: int) -> None:
         raise ValueError(f"{bundle} has no ONNX graph {stage}")
     manifest.sizes.check(size, size)
     feeds = feeds_of(stage, manifest, bundle, prompt, size)
-    with PeakMemory() as memory:
+    with Peak() as memory:
         started = time.perf_counter()
         graph = opener(bundle, "cpu", None)(stage, manifest.graphs[stage])
         loaded = time.perf_counter()
@@ -65,7 +65,7 @@ def run_stage(bundle: Path, stage: str, prompt: str, size: int) -> None:
         done = time.perf_counter()
     print(f"{stage}: loaded in {loaded - started:.1f} s, ran in {done - loaded:.1f} s")
     print(f"result {list(result.shape)}, standard deviation {result.std():.3g}, finite: {np.isfinite(result).all()}")
-    print(f"{memory.peak / 1e9:.2f} GB of anonymous memory at most")
+    print(f"{memory.highest / 1e9:.2f} GB of anonymous memory at most")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,11 +11,12 @@ from cuda.bindings import runtime as cudart
 from PIL import Image
 from processes import ROOT
 
+from export.memory import Peak
 from export.quality import psnr
 from runtime.machine import Gpu, Machine
 from scripts.bench_gpu import build_options, choose_runs, main
 from scripts.gpu_results import Measured, Run, table
-from scripts.gpu_sides import DevicePeak, Task, check_diffusers, load_diffusers, measure_diffusers, measure_ours
+from scripts.gpu_sides import Task, check_diffusers, load_diffusers, measure_diffusers, measure_ours
 
 no_gpu = pytest.mark.skipif(
     cudart.cudaGetDeviceCount()[0] == cudart.cudaError_t.cudaSuccess, reason="this machine has a GPU"
@@ -142,10 +143,10 @@ def test_diffusers_gets_no_large_vision_tower(demo_checkpoint_pair):
 
 def test_the_peak_is_over_what_was_there_before():
     values = iter([50, 70, 90, *[60] * 1000])
-    with DevicePeak(lambda: next(values)) as peak:
+    with Peak(lambda: next(values)) as peak:
         while peak.highest < 90:
             pass
-    assert peak.bytes == 40
+    assert peak.grown == 40
 
 
 def test_table():

@@ -20,12 +20,14 @@ import pytest
 import tensorrt_rtx
 from processes import ROOT, shell_code, start
 
+from export import weights
 from export.build import main
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine import build_plan
 from export.engine_stage import EngineOptions, build_engine
 from export.ledger import LEDGER
 from export.precision import precision_of
+from export.preflight import scratch_bytes
 from export.profile import Limits, size_ranges
 from export.recipe import Recipe
 from export.stage import StageOptions, export_stage, stage_graph
@@ -88,6 +90,23 @@ def test_weight_streaming_changes_no_kernel(wide, tmp_path):
         made = EngineOptions("rtx", BOTH, sizes, streaming)
         reports.append(build_engine(wide, "dit_cond", options, made, tmp_path / str(streaming), quiet=True)[2])
     assert reports[0]["block_kernels"] == reports[1]["block_kernels"] and reports[1]["copies"] == 0
+
+
+def test_an_engine_from_stitched_weights_is_the_engine_from_a_copy(tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    _, stitched, _ = engine(checkpoint, "dit_cond", tmp_path / "stitched", targets=("sm89",))
+    monkeypatch.setattr(weights, "can_stitch", lambda parts: len(parts) == 1)
+    _, copied, _ = engine(checkpoint, "dit_cond", tmp_path / "copied", targets=("sm89",))
+    name = "engines/rtx-sm89/dit_cond.plan"
+    assert stitched[name].sha256 == copied[name].sha256
+
+
+def test_nearly_nothing_is_written_for_the_builder(wide, monkeypatch):
+    types, recipe = precision_of("fp8", None, "rtx"), Recipe(True, True)
+    held = sum(part.nbytes for part in wide.stored("dit_cond"))
+    assert scratch_bytes(wide, "dit_cond", types, recipe) < 1e-3 * held, "norms, in float32"
+    monkeypatch.setattr(weights, "can_stitch", lambda parts: len(parts) == 1)
+    assert scratch_bytes(wide, "dit_cond", types, recipe) > 0.3 * held, "w1 and w3 of every block"
 
 
 def test_tensorrt_needs_the_gpu(tmp_path, capsys):
@@ -224,7 +243,7 @@ def test_package_that_is_not_installed(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert main(["--backend", "rtx", "--precision", "bf16", "--output", str(tmp_path / "bundle")]) == 1
     error = capsys.readouterr().err
-    assert "TensorRT-RTX is not installed" in error and "ideogram4-trt[export,rtx]" in error
+    assert "TensorRT-RTX is not installed" in error and "install the extra 'rtx'" in error
     assert list(tmp_path.iterdir()) == []
 
 
