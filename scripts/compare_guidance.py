@@ -1,11 +1,11 @@
-"""What cheaper guidance saves and costs: time and PSNR against guidance at every step, on one bundle.
+"""What cheaper guidance saves and costs on a bundle of the demo model: time, PSNR and how well pictures follow prompts.
 
     python scripts/compare_guidance.py ideogram4-bundle
 
-Each setting makes the same pictures (prompts and seeds below) as the full one. `passes` are unconditional passes per
-picture, `time` is that of the denoising and decoding relative to the full setting's (the median over the pictures), and
-PSNR is the mean over the pictures. On a model with random weights PSNR says how far the pictures move and nothing about
-how good they are; how well they follow the prompt is not measured here.
+Each setting makes the same pictures as guidance at every step: of held-out prompts (`training.questions`), picture
+number i from seed i. `passes` are unconditional passes per picture, `time` is that of the denoising and decoding
+relative to the full setting's (the median over the pictures), PSNR is the mean over the pictures, and the last columns
+are the shares of pictures with the right background, colour, place and shape, as scripts/evaluate_demo.py counts them.
 """
 
 import argparse
@@ -15,16 +15,19 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
+from tqdm import tqdm
 
-from runtime.guidance import UnconditionalPasses
-from runtime.pipeline import Pipeline
-from runtime.plan import make_plan
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-PROMPTS = (
-    "a large red circle on a white background",
-    "a blue star above a yellow square",
-    "a green triangle beside a small black heart",
-)
+from runtime.console import guard  # noqa: E402
+from runtime.guidance import UnconditionalPasses  # noqa: E402
+from runtime.pipeline import Pipeline  # noqa: E402
+from runtime.plan import make_plan  # noqa: E402
+from training.judge import Verdict, judge  # noqa: E402
+from training.questions import Question, questions  # noqa: E402
+from training.scenes import SIZE  # noqa: E402
+
 SETTINGS = tuple(
     UnconditionalPasses(interval, every)
     for interval, every in (
@@ -45,29 +48,34 @@ class Row:
     """Of the full setting's."""
     psnr: float
     """dB; infinite for the full setting."""
+    verdicts: list[Verdict]
+
+    def share(self, aspect: str) -> float:
+        """Of the pictures that got an aspect right."""
+        return mean(getattr(verdict, aspect) for verdict in self.verdicts)
 
 
-def compare(pipeline: Pipeline, preset: str | None, size: int | None, seeds: int) -> list[Row]:
+def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> list[Row]:
     """Make the pictures of all settings in turns, so that a busy machine slows all of them alike."""
     seconds: dict[UnconditionalPasses, list[float]] = {setting: [] for setting in SETTINGS}
     quality: dict[UnconditionalPasses, list[float]] = {setting: [] for setting in SETTINGS}
+    verdicts: dict[UnconditionalPasses, list[Verdict]] = {setting: [] for setting in SETTINGS}
     counts = {}
-    for prompt in PROMPTS:
-        for seed in range(seeds):
-            full = None
-            for setting in SETTINGS:
-                plan = make_plan(
-                    pipeline.manifest, pipeline.prompt, prompt, preset=preset, width=size, height=size, seed=seed,
-                    passes=setting,
-                )  # fmt: skip
-                pipeline.encode(np.array([plan.token_ids], np.int64))  # kept, so that no setting pays for it
-                made = pipeline.run(plan)
-                full = made.images if full is None else full
-                counts[setting] = sum(step.guidance != 1 and not step.reuse for step in plan.steps)
-                seconds[setting].append(made.seconds)
-                quality[setting].append(_psnr(made.images, full))
+    for seed, question in enumerate(tqdm(asked, desc="prompts")):
+        full = None
+        for setting in SETTINGS:
+            plan = make_plan(
+                pipeline.manifest, pipeline.prompt, question.prompt, preset=preset, seed=seed, passes=setting
+            )
+            pipeline.encode(np.array([plan.token_ids], np.int64))  # kept, so that no setting pays for it
+            made = pipeline.run(plan)
+            full = made.images if full is None else full
+            counts[setting] = sum(step.guidance != 1 and not step.reuse for step in plan.steps)
+            seconds[setting].append(made.seconds)
+            quality[setting].append(_psnr(made.images, full))
+            verdicts[setting].append(judge(made.images[0], question.scene))
     base = median(seconds[SETTINGS[0]])
-    return [Row(s, counts[s], median(seconds[s]) / base, mean(quality[s])) for s in SETTINGS]
+    return [Row(s, counts[s], median(seconds[s]) / base, mean(quality[s]), verdicts[s]) for s in SETTINGS]
 
 
 def _psnr(image: np.ndarray, wanted: np.ndarray) -> float:
@@ -76,19 +84,30 @@ def _psnr(image: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--preset", metavar="NAME", help="(default: the bundle's)")
-    parser.add_argument("--size", type=int, metavar="PX", help="width and height (default: the bundle's)")
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="per prompt (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=120, metavar="N", help="(default: %(default)s)")
     args = parser.parse_args(argv)
+    return guard("compare_guidance", lambda: print_table(args))
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Markdown on standard output."""
+    asked = questions("one", args.prompts)
     pipeline = Pipeline.load(args.bundle)
-    pipeline.generate(PROMPTS[0], steps=1, seed=0)  # the first call of a graph takes longer
-    print("| --guidance-interval | --uncond-every | passes | time | PSNR |\n|---|---|---|---|---|")
-    for row in compare(pipeline, args.preset, args.size, args.seeds):
+    if pipeline.manifest.sizes.default != SIZE:
+        raise ValueError(
+            f"{args.bundle} makes pictures of {pipeline.manifest.sizes.default} pixels, wanted the demo's {SIZE}"
+        )
+    pipeline.generate(asked[0].prompt, steps=1, seed=0)  # the first call of a graph takes longer
+    print("| --guidance-interval | --uncond-every | passes | time | PSNR | background | colour | place | shape |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in compare(pipeline, args.preset, asked):
         interval = "{:g}:{:g}".format(*row.passes.interval) if row.passes.interval else ""
-        print(f"| {interval} | {row.passes.every} | {row.count} | {row.time:.0%} | {row.psnr:.1f} dB |")
-    return 0
+        shares = " | ".join(f"{row.share(aspect):.0%}" for aspect in ("background", "color", "place", "shape"))
+        print(f"| {interval} | {row.passes.every} | {row.count} | {row.time:.0%} | {row.psnr:.1f} dB | {shares} |")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from calibration.points import POINTS
+from export.demo_model import DEMO_CHECKPOINT
 from export.sensitivity import groups_of, main
+from model.checkpoint import open_checkpoint
 
 
 def test_report(tmp_path, capsys):
@@ -13,7 +15,8 @@ def test_report(tmp_path, capsys):
     assert main(["--limit", "1", "--levels", "2", "--output", str(output)]) == 0
     report = json.loads(output.read_text(encoding="utf-8"))
     rows = {(row["stage"], row["group"]): row for row in report["groups"]}
-    assert set(rows) == {(stage, group) for stage in ("dit_cond", "dit_uncond") for group in groups_of(stage, 4)}
+    layers = open_checkpoint(DEMO_CHECKPOINT).transformer.num_layers
+    assert set(rows) == {(stage, group) for stage in ("dit_cond", "dit_uncond") for group in groups_of(stage, layers)}
     errors = [row["error"] for row in report["groups"]]
     assert errors == sorted(errors, reverse=True) and errors[-1] > 0
     for stage in ("dit_cond", "dit_uncond"):

@@ -119,7 +119,7 @@ def test_reference_rounds_the_time_as_the_bundle_does(time):
     wanted = [step.t if time == "float32" else round_to_bfloat16(step.t) for step in plans[0].steps]
     for stage in ("dit_cond", "dit_uncond"):
         assert [float(call.feeds["timestep"][0]) for call in run.calls[stage]] == wanted
-    assert len(advanced) == STEPS and run.image.shape == (256, 256, 3)
+    assert len(advanced) == STEPS and run.image.shape == (128, 128, 3)
 
 
 def test_errors_do_not_pass_from_graph_to_graph(demo_bundle, tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_page_needs_nothing_from_outside(page):
 def test_page_shows_all_pictures(verified, page):
     """Of each prompt: two references (two types of time), their difference, two bundles and their differences."""
     images = Page(page).named("img")
-    assert len(images) == 2 * 7 and all(i["alt"] and i["width"] == i["height"] == "256" for i in images)
+    assert len(images) == 2 * 7 and all(i["alt"] and i["width"] == i["height"] == "128" for i in images)
     assert sum("difference × " in i["alt"] for i in images) == 2 * 3
 
 
@@ -247,7 +247,7 @@ def test_table_on_standard_output(demo_bundle, tmp_path, capsys):
     assert main([str(demo_bundle), *arguments]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "demo, V4_TURBO_12 (12 steps), 256x256, prompts: 1, seeds from 0; reference: PyTorch in float32"
+    assert lines[0] == "demo, V4_TURBO_12 (12 steps), 128x128, prompts: 1, seeds from 0; reference: PyTorch in float32"
     assert err == "" and [line.split()[0] for line in lines[3:7]] == [
         "text_encoder",
         "dit_cond",
@@ -367,7 +367,7 @@ def spoil(manifest, *path, value=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: spoil(m, "rope", "theta", value=1e4), "its rope is RopeSpec(head_dim=64, theta=10000.0"),
+        (lambda m: spoil(m, "rope", "theta", value=1e5), "its rope is RopeSpec(head_dim=64, theta=100000.0"),
         (lambda m: spoil(m, "sizes", "multiple", value=32), "its sizes is SizeSpec(multiple=32"),
         (
             lambda m: spoil(m, "latent_channels", value=64) or m.update(preview=None),

@@ -96,7 +96,7 @@ def test_dry_run_draws_and_makes_nothing(run, folder, loads, capsys):
     assert "the output plan.png exists" in capsys.readouterr().err
     assert (folder / "plan.png").read_bytes() == b"mine"
     assert run("--prompt", POSTER_LINE, "--layout", "plan.png", "--dry-run", "--overwrite", "--quiet") == 0
-    assert Image.open(folder / "plan.png").size == (256, 256)
+    assert Image.open(folder / "plan.png").size == (128, 128)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_layouts_of_lines(run, folder):
     write("p.jsonl", {"caption": json.loads(POSTER_LINE)}, {"prompt": POSTER_LINE, "layout": "own.png", "width": 320})
     assert run("--prompt-file", "p.jsonl", "--layout", "plan.png", "--dry-run", "--quiet") == 0
     assert names(folder) == ["own.png", "p.jsonl", "plan-0001.png"]
-    assert Image.open(folder / "own.png").size == (320, 256)
+    assert Image.open(folder / "own.png").size == (320, 128)
 
 
 def test_bad_lines_are_told_and_the_others_made(run, folder, capsys):
@@ -207,7 +207,7 @@ def test_bad_lines_are_told_and_the_others_made(run, folder, capsys):
     for line in (
         "p.jsonl:2: the line is not in order: it is not JSON: Expecting value",
         "p.jsonl:3: the prompt is empty",
-        "p.jsonl:4: width is 100, wanted 256 to 2048",
+        "p.jsonl:4: width is 100, wanted 128 to 2048",
         "p.jsonl:5: the output a.png is already that of p.jsonl:1",
         "p.jsonl:6: the output directory no does not exist",
         "p.jsonl:7: the output mine.png exists and is no picture of this program",

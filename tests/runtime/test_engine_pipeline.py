@@ -74,10 +74,10 @@ def size_range(minimum, optimum, maximum):
 
 
 RANGES = {
-    "B": size_range(1, 1, 2), "T": size_range(1, 64, 2048), "N": size_range(256, 256, 1024),
-    "L": size_range(257, 320, 3072), "grid_h": size_range(16, 16, 32), "grid_w": size_range(16, 16, 32),
+    "B": size_range(1, 1, 2), "T": size_range(1, 64, 2048), "N": size_range(64, 64, 1024),
+    "L": size_range(65, 128, 3072), "grid_h": size_range(8, 8, 32), "grid_w": size_range(8, 8, 32),
 }  # fmt: skip
-"""Pictures of 256 to 512 pixels on each side."""
+"""Pictures of 128 to 512 pixels on each side."""
 
 
 def stage_of(name, spec, graph):
@@ -201,7 +201,7 @@ def test_found_before_anything_is_loaded(bundle, tmp_path, capsys, arguments, me
 
 def test_the_library_checks_sizes_too(bundle):
     pipeline = Pipeline.load(bundle.directory)
-    with pytest.raises(ValueError, match=r"width in image tokens is 48, and the vae_decoder of .* takes 16 to 32"):
+    with pytest.raises(ValueError, match=r"width in image tokens is 48, and the vae_decoder of .* takes 8 to 32"):
         pipeline.generate("x", width=768, height=256)
     assert not bundle.trt.runs
 

@@ -1,0 +1,36 @@
+"""What the demo model has learned, at a few prompts; scripts/evaluate_demo.py asks for hundreds."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from training.judge import Verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_demo", ROOT / "scripts" / "evaluate_demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_summary(script):
+    verdicts = [Verdict(True, True, True, True), Verdict(True, False, True, False)]
+    result = script.summarize("demo", "fp8", "V4_TURBO_12", True, "one", verdicts)
+    assert (result.background, result.color, result.place, result.shape, result.everything) == (100, 50, 100, 50, 50)
+    line = "| fp8 | V4_TURBO_12 | preset's | 2 one | 100.0 % | 50.0 % | 100.0 % | 50.0 % | 50.0 % |"
+    assert script.table([result]).splitlines()[-1] == line
+
+
+def test_evaluation_of_few(script, demo_bundle, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    arguments = [str(demo_bundle), "--prompts", "2", "--unguided", "--quiet", "--json", str(output)]
+    assert script.main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2
+    assert output.read_text().count('"precision": "fp32"') == 2
+    assert script.main(arguments) == 1
+    assert "evaluate_demo: error: " in capsys.readouterr().err
