@@ -30,7 +30,7 @@ from runtime.placement import check_two, place
 from runtime.plan import Plan, make_plan
 from runtime.prompt import PromptEncoder
 from runtime.schedule import Step
-from runtime.start import Start, make_source
+from runtime.start import make_source
 from runtime.velocity import bind
 
 OnStep = Callable[[int, int, np.ndarray], None]
@@ -292,30 +292,31 @@ class Pipeline:
             raise ValueError(f"the noise is for {len(noise)} pictures, wanted {plan.num_images}")
         text = self.encode(np.array([plan.token_ids], dtype=np.int64))
         steps = plan.steps
-        begin, blend = noise, None
+        begin, blend, pixels, repaint = noise, None, None, None
         if plan.start is not None:
-            begin, blend = self._begin(plan.start, noise, steps[0].sigma, plan.vae_tile)
+            pixels, repaint = plan.start.read()
+            begin, blend = self._begin(pixels, repaint, noise, steps[0].sigma, plan.vae_tile)
         latents = begin
         denoising = self.denoise(text, begin, plan.grid, steps, plan.unconditional, blend)
         for done, latents in enumerate(denoising, start=1):
             if on_step:
                 on_step(done, len(steps), latents)
         images = self.decode(latents, plan.grid, plan.vae_tile)
-        if plan.start is not None and plan.start.repaint is not None:
-            images = paste(images, plan.start.pixels, plan.start.repaint, plan.start.feather)
+        if plan.start is not None and repaint is not None:
+            images = paste(images, pixels, repaint, plan.start.feather)
         used = plan.to_dict() | self.manifest.identity | {"backend": self.backend, "device": self.device}
         return Generated(images, used, time.perf_counter() - started)
 
     def _begin(
-        self, start: Start, noise: np.ndarray, sigma: np.float32, tile: int | None
+        self, pixels: np.ndarray, repaint: np.ndarray | None, noise: np.ndarray, sigma: np.float32, tile: int | None
     ) -> tuple[np.ndarray, Blend | None]:
         """The latents (B, N, C) to start from, and what keeps the picture outside of the mask."""
-        picture = self.encode_image(start.pixels, tile)
+        picture = self.encode_image(pixels, tile)
         if picture.shape[1:] != noise.shape[1:]:
             raise ValueError(f"the noise has shape {noise.shape}, wanted (B, {picture.shape[1]}, {picture.shape[2]})")
         blend = None
-        if start.repaint is not None:
-            blend = keep_outside(start.repaint, picture, noise, self.manifest.sizes.multiple)
+        if repaint is not None:
+            blend = keep_outside(repaint, picture, noise, self.manifest.sizes.multiple)
         return noised(picture, noise, sigma), blend
 
     def _integrate(
