@@ -20,6 +20,7 @@ from runtime.ort import opener
 
 FAST = {"steps": 3, "guidance": 3.0, "seed": 3}
 WEIGHTS = {"text_encoder": 9_000_000, "dit_cond": 9_300_000, "dit_uncond": 9_000_000, "vae_decoder": 100_000}
+TILES = {"vae_encoder": 100_000, "vae_decoder_tile": 100_000, "vae_encoder_tile": 100_000}
 ACTIVATIONS = 1_000_000
 FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 """Bytes beside the plan's overhead with which each level is the first that fits."""
@@ -28,12 +29,13 @@ FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 class EngineBundle:
     """The demo bundle with engines beside its graphs, and the machine that runs them."""
 
-    def __init__(self, source, directory, monkeypatch):
+    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS):
+        self.weights = weights
         self.directory = Path(shutil.copytree(source, directory))
         (self.directory / "engines").mkdir()
         manifest = read_manifest(self.directory)
         open_graph = opener(self.directory, "cpu", 1)
-        graphs = {name: open_graph(name, manifest.graphs[name]) for name in WEIGHTS}
+        graphs = {name: open_graph(name, manifest.graphs[name]) for name in weights}
         stages = {name: stage_of(name, manifest.graphs[name], graph) for name, graph in graphs.items()}
         self.edit(lambda data: data.update(engines={"rtx-sm89": self.engine_set(data)}))
         self.cudart = FakeCudart(total=FREE["resident"] + OVERHEAD)
@@ -50,7 +52,7 @@ class EngineBundle:
 
     def engine_set(self, data):
         specs = {}
-        for name, weights in WEIGHTS.items():
+        for name, weights in self.weights.items():
             path = f"engines/{name}.plan"
             text = json.dumps({"stage": name, "weights": weights}).ljust(weights).encode()
             (self.directory / path).write_bytes(text)
@@ -76,8 +78,11 @@ def size_range(minimum, optimum, maximum):
 RANGES = {
     "B": size_range(1, 1, 2), "T": size_range(1, 64, 2048), "N": size_range(256, 256, 1024),
     "L": size_range(257, 320, 3072), "grid_h": size_range(16, 16, 32), "grid_w": size_range(16, 16, 32),
+    **dict.fromkeys(("H", "W"), size_range(256, 256, 512)),
+    **{f"{part}_{axis}": size_range(16, 24, 24) for part in ("tile", "thumb") for axis in "hw"},
+    **{f"{part}_{axis}": size_range(256, 384, 384) for part in ("tile", "thumb") for axis in "HW"},
 }  # fmt: skip
-"""Pictures of 256 to 512 pixels on each side."""
+"""Pictures of 256 to 512 pixels on each side, and tiles of up to 384."""
 
 
 def stage_of(name, spec, graph):
@@ -85,7 +90,8 @@ def stage_of(name, spec, graph):
 
     def shape(shapes):
         sizes = {size: shapes[tensor][axis] for size, (tensor, axis) in names.items() if isinstance(size, str)}
-        sizes |= {"H": 16 * sizes.get("grid_h", 0), "W": 16 * sizes.get("grid_w", 0)}
+        for tokens, pixels in (("grid_h", "H"), ("grid_w", "W"), ("tile_h", "tile_H"), ("tile_w", "tile_W")):
+            sizes = {tokens: sizes.get(pixels, 0) // 16, pixels: 16 * sizes.get(tokens, 0)} | sizes
         return tuple(sizes.get(size, size) for size in spec.outputs[0].shape)
 
     inputs, output = {tensor.name: tensor.dtype for tensor in spec.inputs}, spec.outputs[0]
@@ -233,3 +239,60 @@ def test_of_many_prompts_only_the_one_that_engines_cannot_make_fails(bundle, tmp
     assert run(*arguments, bundle=bundle, output=tmp_path / "out") == 1
     assert "a picture of 768x256 is outside of what the engines were built for" in capsys.readouterr().err
     assert [file.name for file in tmp_path.rglob("*.png")] == ["a.png"]
+
+
+@pytest.fixture
+def tiled(demo_bundle, tmp_path, monkeypatch):
+    """A bundle whose engines are all that a build makes, tiles included."""
+    return EngineBundle(demo_bundle, tmp_path / "bundle", monkeypatch, WEIGHTS | TILES)
+
+
+@pytest.mark.parametrize("level", ["resident", "staged"])
+def test_tiles_are_those_of_the_graphs(tiled, level):
+    """Both ways through the VAE, in four tiles each, bit for bit."""
+    tiled.cudart.used = FREE["resident"] - FREE[level]
+    pipeline, peer = Pipeline.load(tiled.directory), Pipeline.load(tiled.directory, backend="ort")
+    assert pipeline.opened.choice.memory.level == level
+    image = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
+    made, wanted = (one.generate("x", **FAST, image=image, vae_tile=256) for one in (pipeline, peer))
+    assert np.array_equal(made.images, wanted.images) and made.used["vae_tile"] == 256
+    assert (tiled.trt.runs.count("vae_decoder_tile"), tiled.trt.runs.count("vae_decoder")) == (6, 0)
+    pipeline.close()
+    assert not tiled.cudart.allocated
+
+
+def test_the_thumbnail_is_uploaded_once_a_picture(tiled):
+    pipeline = Pipeline.load(tiled.directory)
+    latents = np.random.default_rng(0).standard_normal((1, 32 * 32, 128)).astype(np.float32)
+    before = tiled.cudart.count("upload")
+    pipeline.decode(latents, (32, 32), 256)
+    assert tiled.cudart.count("upload") - before == 9 + 1, "nine tiles and a thumbnail"
+
+
+def test_tiles_are_loaded_when_they_are_needed(tiled, tmp_path):
+    """By the command: what no picture needs is not even opened. By the library: with their own step."""
+    opened = tiled.trt.loads
+    assert run("--prompt", "x", "--steps", 1, bundle=tiled, output=tmp_path / "a.png") == 0
+    assert len(opened) == 4
+    opened.clear()
+    tile = ("--vae-tile", 256, "--height", 512)
+    assert run("--prompt", "x", "--steps", 1, *tile, bundle=tiled, output=tmp_path / "b.png") == 0
+    assert len(opened) == 4 and tiled.trt.runs[-1] == "vae_decoder_tile"
+    pipeline = Pipeline.load(tiled.directory, memory="staged")
+    pipeline.generate("x", **FAST)
+    assert pipeline.graphs["vae_decoder"].residency.loaded == ("vae_encoder", "vae_decoder")
+    pipeline.generate("x", **FAST, height=512, vae_tile=256)
+    assert pipeline.graphs["vae_decoder"].residency.loaded == ("vae_decoder_tile", "vae_encoder_tile")
+
+
+def test_tiles_that_engines_do_not_take(tiled, tmp_path, capsys):
+    arguments = ("--prompt", "x", "--height", 512, "--vae-tile", 400)
+    assert run(*arguments, bundle=tiled, output=tmp_path / "a.png") == 1
+    assert "the height of a tile is 400 pixels, and the vae_decoder_tile of the rtx" in capsys.readouterr().err
+    assert not tiled.trt.loads and not (tmp_path / "a.png").exists()
+
+
+def test_a_bundle_without_engines_for_tiles(bundle, tmp_path, capsys):
+    """As earlier versions built them: large pictures are decoded whole, and tiles that are asked for are an error."""
+    assert run("--prompt", "x", "--height", 512, "--vae-tile", 256, bundle=bundle, output=tmp_path / "a.png") == 1
+    assert "vae tile is 256, and this bundle has no graphs for tiles; build it again" in capsys.readouterr().err
