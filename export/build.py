@@ -22,6 +22,7 @@ from export.checksums import verify as verify_files
 from export.engine_files import PAGE, REPORT, engines_from_json
 from export.engine_report_html import engines_page
 from export.engine_stage import EngineOptions
+from export.graphs import graphs_of, stage_of
 from export.jobs import Job, jobs_of
 from export.ledger import LEDGER, Finished, Ledger
 from export.options import build_parser
@@ -34,12 +35,10 @@ from export.scan import Scan
 from export.share import share
 from export.stage import StageOptions
 from export.targets import DEFAULT_TARGETS, check_targets
-from export.tile_graphs import export_tile_graphs
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.description import TOKENIZER, describe, tokenizer_file
 from model.lora import with_loras
 from runtime.console import guard
-from runtime.constants import TILE_GRAPHS
 from runtime.decoding import decode
 from runtime.machine import look
 from runtime.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
@@ -72,6 +71,8 @@ class Variant:
         """Disk, memory and time."""
         sizes = {stage: weight_bytes(checkpoint, stage, self.types, self.recipe) for stage in checkpoint.sources}
         scratch = [scratch_bytes(checkpoint, s, self.types, self.recipe) for s in checkpoint.sources if self.engine]
+        if self.engine:  # an engine for tiles has its own weights, where a graph finds those of the whole one
+            sizes |= {graph: sizes[stage_of(graph)] for graph in graphs_of(sizes)}
         return needs_of(self.backend, sizes, self.linked, max(scratch, default=0))
 
 
@@ -148,9 +149,6 @@ def build(
         fp8 = variants[0].types.activations_fp8
         ranges = activation_ranges(opened, calibration, quiet) if fp8 else None
         finished = _run(opened, variants, ranges, partial, earlier, quiet)
-        graphs = _graphs(finished)
-        if graphs:  # engines for tiles are not built yet
-            graphs |= export_tile_graphs(opened, graphs, partial, quiet)
         shutil.copyfile(tokenizer_file(opened), partial / TOKENIZER)
         if ranges:
             write_ranges(ranges, partial / RANGES)
@@ -165,9 +163,9 @@ def build(
             precision=precision,
             quantization=_quantization(variants[0], ranges),
             timestep_dtype=timestep_dtype or variants[0].types.timestep,
-            graphs=graphs,
+            graphs=_graphs(finished),
             engines=_engines(variants, finished),
-            files=_files(partial, finished, graphs, bool(ranges), bool(report)),
+            files=_files(partial, finished, bool(ranges), bool(report)),
             tools={name: version(name) for name in ("torch", "onnx-ir", "onnxscript")},
             preview=fit_preview(opened),
         )
@@ -236,7 +234,7 @@ def _run(
             if not quiet:
                 print(f"{job.name:24}  unchanged, taken from an earlier build", file=sys.stderr)
     todo = [job for job in jobs if job not in finished]
-    scan = Scan(tensor for job in todo if job.options.linked for tensor in checkpoint.stored(job.stage))
+    scan = Scan(tensor for job in todo if job.options.linked for tensor in checkpoint.stored(stage_of(job.stage)))
     try:
         for job in todo:
             made, second = job.run(checkpoint, partial, quiet)
@@ -276,13 +274,10 @@ def _quantization(variant: Variant, ranges: Ranges | None) -> QuantizationSpec |
     return QuantizationSpec(ranges.algorithm if ranges else "none", attention, variant.recipe.keep_base)
 
 
-def _files(
-    partial: Path, finished: dict[Job, Finished], graphs: dict[str, GraphSpec], ranges: bool, report: bool
-) -> dict[str, FileSpec]:
+def _files(partial: Path, finished: dict[Job, Finished], ranges: bool, report: bool) -> dict[str, FileSpec]:
     """Every file of the bundle; those of the stages have been hashed already."""
     files = {path: spec for made in finished.values() for path, spec in made.files.items()}
-    tiles = [graphs[name].onnx for name in TILE_GRAPHS.values() if name in graphs]
-    others = [TOKENIZER, LEDGER, *tiles, *([RANGES] if ranges else []), *([REPORT] if report else [])]
+    others = [TOKENIZER, LEDGER, *([RANGES] if ranges else []), *([REPORT] if report else [])]
     others += [PAGE] if (partial / PAGE).is_file() and any(job.engine for job in finished) else []
     return dict(sorted((files | {name: file_spec(partial / name) for name in others}).items()))
 

@@ -124,7 +124,7 @@ def sum_single_rows(model: ir.Model) -> None:
 
 
 def allow_decomposition(model: ir.Model, stage: str) -> None:
-    """Let TensorRT take attention apart whose heads are too large for a fused kernel: the VAE's, one head of 512.
+    """Let TensorRT take attention apart that it has no fused kernel for: the VAE's, one head of 512 or in float32.
 
     Raises:
         RuntimeError: another stage has such heads. Its attention must be a fused kernel, and TensorRT's own error does
@@ -133,7 +133,9 @@ def allow_decomposition(model: ir.Model, stage: str) -> None:
     for node in model.graph:
         if node.op_type == "Attention" and node.inputs[0] is not None and node.inputs[0].shape is not None:
             size = node.inputs[0].shape[3]
-            if not isinstance(size, int) or size <= LARGEST_FUSED_HEAD:
+            # Of a VAE in float32, which it is in bundles of float16, also smaller heads have none.
+            wide = stage.startswith("vae_") and node.inputs[0].dtype == ir.DataType.FLOAT
+            if not isinstance(size, int) or (size <= LARGEST_FUSED_HEAD and not wide):
                 continue
             if not stage.startswith("vae_"):
                 raise RuntimeError(
@@ -141,6 +143,33 @@ def allow_decomposition(model: ir.Model, stage: str) -> None:
                     f"{LARGEST_FUSED_HEAD}"
                 )
             node.attributes["TRT_decomposable"] = ir.AttrInt64("TRT_decomposable", 1)
+
+
+def reverse_shared_keys(model: ir.Model) -> None:
+    """Let an attention read keys and values backwards where an earlier one reads the same ones.
+
+    A tile and its thumbnail look at the same keys. TensorRT-RTX 1.7.1 crashes on such a pair of attentions, taken apart
+    or not; in another order the keys are other tensors to it, and the result is the same up to rounding.
+    """
+    seen: set[ir.Value | None] = set()
+    for node in list(model.graph):
+        if node.op_type != "Attention":
+            continue
+        if node.inputs[1] in seen:
+            for place in (1, 2):
+                _reverse_rows(model.graph, node, place)
+        seen.add(node.inputs[1])
+
+
+def _reverse_rows(graph: ir.Graph, attention: ir.Node, place: int) -> None:
+    """Reverse an input (B, heads, T, head size) of an attention along T."""
+    rows = attention.inputs[place]
+    assert rows is not None
+    start, end, axis = _axis(graph, -1), _constant(graph, "before_first", np.array([-(2**62)])), _axis(graph, 2)
+    turned = ir.node("Slice", [rows, start, end, axis, start], name=f"{attention.name}_reversed_{place}")
+    _describe(turned.outputs[0], str(turned.name), rows)
+    graph.insert_before(attention, turned)
+    attention.replace_input_with(place, turned.outputs[0])
 
 
 def _join(graph: ir.Graph, weights: list[ir.Value], name: str) -> None:

@@ -119,10 +119,12 @@ def _build(
 def _rows(ranges: Mapping[str, SizeRange], checkpoint: Checkpoint) -> int:
     """Sequence length that the engine is tuned for; that of the VAE's attention is the number of its latent pixels."""
     best = {name: size.optimum for name, size in ranges.items()}
-    if "grid_h" in best:
-        return best["grid_h"] * best["grid_w"] * PATCH**2
-    if "H" in best:
-        return best["H"] * best["W"] // checkpoint.autoencoder.factor**2
+    for rows, columns in (("grid_h", "grid_w"), ("tile_h", "tile_w")):
+        if rows in best:
+            return best[rows] * best[columns] * PATCH**2
+    for height, width in (("H", "W"), ("tile_H", "tile_W")):
+        if height in best:
+            return best[height] * best[width] // checkpoint.autoencoder.factor**2
     return next(best[name] for name in ("L", "N", "T") if name in best)
 
 

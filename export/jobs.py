@@ -8,6 +8,7 @@ from typing import Any
 
 from export.bundle import file_spec
 from export.engine_stage import EngineOptions, build_engine
+from export.graphs import graphs_of, stage_of
 from export.ledger import Finished, key_of
 from export.stage import StageOptions, export_stage
 from model.checkpoint import Checkpoint
@@ -20,9 +21,10 @@ _FIRST = ("dit_cond", "dit_uncond")
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One stage for one backend."""
+    """One graph for one backend."""
 
     stage: str
+    """Name of the graph: a stage of the checkpoint, or one for tiles on its weights."""
     options: StageOptions
     engine: EngineOptions | None = None
     """None for ONNX Runtime."""
@@ -38,8 +40,8 @@ class Job:
                 "stage": self.stage, "options": self.options, "engine": self.engine,
                 "engine version": self.engine and self.engine.version,
                 "configuration": (checkpoint.transformer, checkpoint.text_encoder, checkpoint.autoencoder),
-                "weights": checkpoint.stamp(self.stage),
-                "loras": [(lora.sha256, lora.scale) for lora in touching(checkpoint, self.stage)],
+                "weights": checkpoint.stamp(stage_of(self.stage)),
+                "loras": [(lora.sha256, lora.scale) for lora in touching(checkpoint, stage_of(self.stage))],
             }
         )  # fmt: skip
 
@@ -67,6 +69,6 @@ def _plain(spec: GraphSpec | EngineSpec) -> dict[str, Any]:
 
 
 def jobs_of(stages: Sequence[str], options: StageOptions, engine: EngineOptions | None) -> list[Job]:
-    """The jobs of one backend, in the order in which they are best done."""
+    """The jobs of one backend, in the order in which they are best done; graphs for tiles come after the whole ones."""
     first = [stage for stage in stages if stage in _FIRST] if engine else []
-    return [Job(stage, options, engine) for stage in (*first, *(stage for stage in stages if stage not in first))]
+    return [Job(name, options, engine) for name in graphs_of(dict.fromkeys((*first, *stages)))]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.manifest import SizeRange, SizeSpec, TensorSpec
+from runtime.tiling import AUTO_PIXELS, MIN_PIXELS
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, best and largest shape of each input."""
@@ -49,15 +50,25 @@ def limits_of(
 
 
 def size_ranges(limits: Limits, multiple: int) -> dict[str, SizeRange]:
-    """Range of every named size of `export.graphs`. A picture may have any sides within the limits."""
+    """Range of every named size of `export.graphs`. A picture may have any sides within the limits.
+
+    A tile has the sides that `runtime.tiling` chooses by itself, or smaller ones, and so has a thumbnail. Larger tiles,
+    which a user may ask for, would take what tiles are to save: the scratch memory of an engine is counted at its
+    largest sizes, and the attention's scores grow with the fourth power of the side.
+    """
     grid = SizeRange(limits.minimum // multiple, limits.optimum // multiple, limits.maximum // multiple)
     tokens = SizeRange(grid.minimum**2, grid.optimum**2, grid.maximum**2)
     text = SizeRange(1, min(OPTIMAL_TEXT, limits.max_text), limits.max_text)
     rows = SizeRange(*(a + b for a, b in zip(_values(tokens), _values(text), strict=True)))
     side = SizeRange(limits.minimum, limits.optimum, limits.maximum)
+    largest = min(AUTO_PIXELS, limits.maximum)
+    tile_side = SizeRange(min(MIN_PIXELS, limits.minimum), largest, largest)
+    tile = SizeRange(*(pixels // multiple for pixels in _values(tile_side)))
     return {
         "B": SizeRange(1, 1, limits.max_batch), "N": tokens, "T": text, "L": rows,
         "grid_h": grid, "grid_w": grid, "H": side, "W": side,
+        **dict.fromkeys(("tile_h", "tile_w", "thumb_h", "thumb_w"), tile),
+        **dict.fromkeys(("tile_H", "tile_W", "thumb_H", "thumb_W"), tile_side),
     }  # fmt: skip
 
 

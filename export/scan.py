@@ -24,7 +24,7 @@ class Scan:
 
     def __init__(self, tensors: Iterable[StoredTensor]) -> None:
         files: dict[Path, list[StoredTensor]] = {}
-        for tensor in tensors:
+        for tensor in dict.fromkeys(tensors):  # several backends' stages, or graphs, may be read from the same
             files.setdefault(tensor.file, []).append(tensor)
         self._pool = ThreadPoolExecutor(1)
         self._digests: Mapping[Path, Future[str]] = {

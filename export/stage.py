@@ -1,6 +1,6 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from export import engine_form, weights
 from export.attention import quantize_attention
-from export.graphs import graph_record
+from export.graphs import graph_module, graph_record, is_tile, stage_of
 from export.precision import Precision, torch_dtype
 from export.qdq import Form, activation_scale, quantize_input, quantize_weights
 from export.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
@@ -39,6 +39,8 @@ def export_stage(
 ) -> tuple[GraphSpec, dict[Path, Path]]:
     """Trace one stage and write its graph and weights into ``onnx`` below `folder`, with a progress bar.
 
+    A graph for tiles finds its weights in the files of the whole stage's graph, which must have been written before.
+
     Returns:
         What the manifest says of the graph, and the names and origins of files that it shares with the checkpoint.
 
@@ -53,7 +55,11 @@ def export_stage(
         bar.set_description(f"{stage + ': writing':24}")
         onnx = folder / "onnx" / f"{stage}.onnx"
         try:
-            linked = weights.save(model, onnx, bar.update, weights.second_name)
+            if is_tile(stage):
+                linked: dict[Path, Path] = {}
+                _save_beside_whole(model, checkpoint.sources[stage_of(stage)], onnx, stage_of(stage))
+            else:
+                linked = weights.save(model, onnx, bar.update, weights.second_name)
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
@@ -66,9 +72,9 @@ def export_stage(
 
 def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:
     """The graph of a stage in the options' form; every initializer knows where its value comes from."""
-    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(options.precision.stage(stage)))
+    module = set_compute_dtype(graph_module(stage, checkpoint), torch_dtype(options.precision.stage(stage)))
     model = trace(module, graph_record(stage, checkpoint))
-    sources = dict(checkpoint.sources[stage])
+    sources = dict(checkpoint.sources[stage_of(stage)])
     joined = engine_form.join_products(model, sources) if options.form == "trt" else {}
     if options.precision.weights_fp8 and not stage.startswith("vae_"):
         quantize(model, module, checkpoint, stage, sources, options, joined)
@@ -76,10 +82,20 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
         engine_form.scale_after_products(model)
         engine_form.sum_single_rows(model)
         engine_form.allow_decomposition(model, stage)
+        engine_form.reverse_shared_keys(model)
     weights.attach(model, sources)
     if options.linked:
         weights.link(model, sources, stitch=options.form == "trt")
     return model
+
+
+def _save_beside_whole(model: ir.Model, parameters: Collection[str], onnx: Path, whole: str) -> None:
+    """Write a graph for tiles whose parameters point to the values of the same names of the graph `whole`."""
+    values = ir.load(onnx.with_name(f"{whole}.onnx")).graph.initializers
+    for name, value in model.graph.initializers.items():
+        if name in parameters:
+            value.const_value = values[name].const_value
+    ir.save(model, onnx)
 
 
 def quantize(

@@ -35,22 +35,30 @@ class Notes:
 
 
 class NotingNorm(nn.Module):
-    """A group norm that notes mean and inverse spread (B, G, 1) of a thumbnail, and uses them for a tile."""
+    """A group norm that notes mean and inverse spread of a thumbnail and uses them for a tile.
+
+    They are noted by channel, (B, C, 1, 1), so that the tile is never reshaped into groups.
+    """
 
     def __init__(self, norm: GroupNorm, notes: Notes) -> None:
         super().__init__()
         self.weight, self.bias, self.groups, self.notes = norm.weight, norm.bias, norm.num_groups, notes
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.unflatten(1, (self.groups, -1)).flatten(2)  # (B, G, C / G * H * W)
         if self.notes.read is None:
+            rows = x.unflatten(1, (self.groups, -1)).flatten(2)  # (B, G, C / G * H * W)
             mean = rows.mean(dim=2, keepdim=True)
             scale = torch.rsqrt((rows - mean).square().mean(dim=2, keepdim=True) + NORM_EPS)
-            self.notes.pairs.append((mean, scale))
+            self.notes.pairs.append((self._by_channel(mean), self._by_channel(scale)))
+            mean, scale = self.notes.pairs[-1]
         else:
             mean, scale = next(self.notes.read)
-        normed = ((rows - mean) * scale).reshape(x.shape)
-        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+        return (x - mean) * scale * self.weight[:, None, None] + self.bias[:, None, None]
+
+    def _by_channel(self, groups: Tensor) -> Tensor:
+        """(B, G, 1) to (B, C, 1, 1)."""
+        channels = self.weight.shape[0]
+        return groups.expand(-1, -1, channels // self.groups).reshape(-1, channels, 1, 1)
 
 
 class NotingAttention(nn.Module):

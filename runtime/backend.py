@@ -1,5 +1,6 @@
 """What a backend is: something that runs one graph of a bundle on numpy arrays."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from runtime.choice import BACKENDS, Choice, choose, needs_machine
 from runtime.machine import device_index, look
 from runtime.manifest import GraphSpec, Manifest, TensorSpec
+from runtime.placement import graphs_on
 
 __all__ = ["BACKENDS", "Graph", "Opened", "check_feeds", "choose_backend", "open_graphs"]
 
@@ -50,6 +52,28 @@ def choose_backend(
     return choose(manifest, stages, machine, backend, device, memory)
 
 
+def choose_placed(
+    manifest: Manifest, placed: Mapping[str, str], backend: str = "auto", memory: str = "auto"
+) -> dict[str, Choice]:
+    """What would run the graphs of each device, as `choose_backend` finds it: engines on all devices, or on none.
+
+    Raises:
+        ValueError: as `choose_backend`.
+        RuntimeError: the same; the message names the device.
+    """
+    choices = {}
+    for device, stages in graphs_on(placed).items():
+        try:
+            choices[device] = choose_backend(manifest, stages, backend, device, memory)
+        except RuntimeError as error:
+            raise RuntimeError(f"{device}: {error}") from error
+    if len({choice.engines is None for choice in choices.values()}) == 1:
+        return choices
+    # Automatic: one device can run engines and the other cannot, so both run the graphs, which the bundle then has.
+    why = "; ".join(f"{device}: {choice.reason}" for device, choice in choices.items() if choice.engines is None)
+    return {device: Choice("ort", device, why) for device in choices}
+
+
 def open_graphs(
     manifest: Manifest, directory: Path, stages: Sequence[str], choice: Choice, threads: int | None
 ) -> Opened:
@@ -86,14 +110,21 @@ def open_graphs(
     return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
 
 
-def open_placed(manifest: Manifest, directory: Path, placed: Mapping[str, str], threads: int | None) -> Opened:
-    """Open each graph with ONNX Runtime on the device that `placed` names; raises as `open_graphs` does."""
+def open_placed(
+    manifest: Manifest, directory: Path, placed: Mapping[str, str], choices: Mapping[str, Choice], choice: Choice,
+    threads: int | None,
+) -> Opened:  # fmt: skip
+    """Open each graph on the device that `placed` names; `choice` is all of `choices`, as `together` made it.
+
+    Raises as `open_graphs` does; then nothing is left on either device.
+    """
     graphs: dict[str, Graph] = {}
-    for device in dict.fromkeys(placed.values()):
-        stages = [name for name, where in placed.items() if where == device]
-        choice = choose_backend(manifest, stages, "ort", device)
-        graphs |= open_graphs(manifest, directory, stages, choice, threads).graphs
-    return Opened(graphs, choice, lambda: None)
+    with contextlib.ExitStack() as opened:
+        for device, stages in graphs_on(placed).items():
+            part = open_graphs(manifest, directory, stages, choices[device], threads)
+            opened.callback(part.close)
+            graphs |= part.graphs
+        return Opened(graphs, choice, opened.pop_all().close)
 
 
 def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: dict[str, np.ndarray]) -> None:

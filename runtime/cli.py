@@ -19,7 +19,7 @@ from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.fonts import choose_face
 from runtime.image_options import check_preview, preview_of
 from runtime.jobs import Job, job_from_options
-from runtime.jobs_file import is_jsonl, job_of_line, read_lines
+from runtime.jobs_file import job_of_line, jsonl_folder, read_lines
 from runtime.manifest import read_manifest
 from runtime.options import DEFAULT_OUTPUT, PROGRAM, build_parser
 from runtime.pipeline import Generated, Pipeline
@@ -68,11 +68,12 @@ def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple
     defaults, jobs, count = job_from_options(args, ""), [], 0
     if args.output.is_dir():
         defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
+    folder = jsonl_folder(args.prompt_file)
     for where, number, line in read_lines(args.prompt_file):
         count += 1
         reader = replace(reader, warn=partial(warn, where))
         with failures.noted(where):
-            jobs.append(job_of_line(where, number, line, is_jsonl(args.prompt_file), defaults, reader))
+            jobs.append(job_of_line(where, number, line, folder, defaults, reader))
     return jobs, count
 
 

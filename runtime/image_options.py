@@ -11,7 +11,7 @@ from runtime.manifest import Manifest
 from runtime.pending import PendingFiles
 from runtime.plan import Plan
 from runtime.preview import EVERY, PreviewFile
-from runtime.start import STRENGTH, Source, make_source
+from runtime.start import STRENGTH
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +37,6 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     large.add_argument("--preview", type=Path, metavar="FILE", help="PNG that shows the picture while it is made")
     large.add_argument("--preview-every", type=int, metavar="N",
         help=f"steps from one preview to the next (default: {EVERY})")  # fmt: skip
-
-
-def source_of(args: argparse.Namespace) -> Source | None:
-    """The picture to start from; ValueError for options that do not go together."""
-    return make_source(args.image, args.strength, args.fit, args.mask, args.mask_feather)
 
 
 def passes_of(args: argparse.Namespace) -> UnconditionalPasses:

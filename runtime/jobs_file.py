@@ -5,11 +5,12 @@ the keys of `OPTIONS`, which are the command's options by the same names: ::
 
     {"prompt": "a red circle", "seed": 7, "output": "circle.png"}
     {"caption": {"compositional_deconstruction": {...}}, "width": 512, "height": 256, "guidance": "7x18,3x2"}
+    {"prompt": "the same house in winter", "image": "house.jpg", "strength": 0.7, "mask": "garden.png"}
 
 Any other file, and standard input, has one prompt a line: plain text or a caption. Blank lines count but ask for
 nothing. What a line does not say is taken from the command line. Pictures are named after the command's output and the
 line, ``ideogram4-0003.png`` for line 3, unless the line has an ``output``; that is relative to the folder of the
-command's output.
+command's output. What a line reads, ``image`` and ``mask``, is relative to the folder of the prompt file.
 """
 
 from collections.abc import Iterator
@@ -36,6 +37,11 @@ OPTIONS: dict[str, tuple[tuple[type, ...], str]] = {
     "seed": ((int,), "an integer"),
     "num_images": ((int,), "an integer"),
     "unconditional": ((str,), "a name"),
+    "image": ((str,), "a file name"),
+    "strength": ((int, float), "a number"),
+    "fit": ((str,), "a name"),
+    "mask": ((str,), "a file name"),
+    "mask_feather": ((int,), "an integer"),
 }
 """What a line of a JSONL file may say beside its prompt: JSON's types for it, and what messages call them."""
 
@@ -59,13 +65,21 @@ def read_lines(name: str) -> Iterator[tuple[str, int, str]]:
             yield f"{label}:{number}", number, line.removesuffix("\r")
 
 
-def is_jsonl(name: str) -> bool:
-    """Whether a prompt file has JSON objects and not prompts."""
-    return Path(name).suffix.lower() == ".jsonl"
+def jsonl_folder(name: str) -> Path | None:
+    """Folder of a prompt file with JSON objects; None for one of prompts."""
+    return Path(name).parent if Path(name).suffix.lower() == ".jsonl" else None
 
 
-def job_of_line(where: str, number: int, line: str, jsonl: bool, defaults: Job, reader: PromptReader) -> Job:
-    """The job that a line asks for; `defaults` is the command line's.
+def job_of_line(where: str, number: int, line: str, jsonl: Path | None, defaults: Job, reader: PromptReader) -> Job:
+    """The job that a line asks for.
+
+    Args:
+        where: file and line, for messages.
+        number: of the line.
+        line: its text.
+        jsonl: folder of the file with JSON objects; None for a file of prompts.
+        defaults: the command line's job.
+        reader: of prompts and captions.
 
     Raises:
         ValueError: the line is not of the form above; the message does not name the line.
@@ -73,7 +87,7 @@ def job_of_line(where: str, number: int, line: str, jsonl: bool, defaults: Job, 
     output = numbered_line(defaults.output, number)
     layout = numbered_line(defaults.layout, number) if defaults.layout else None
     named = replace(defaults, where=where, output=output, layout=layout)
-    if not jsonl:
+    if jsonl is None:
         return replace(named, prompt=reader.prompt(line))
     try:
         values = read_json(line)
@@ -81,7 +95,7 @@ def job_of_line(where: str, number: int, line: str, jsonl: bool, defaults: Job, 
         raise ValueError(f"the line is not in order: {error.defects[0]}") from error
     if not isinstance(values, dict):
         raise ValueError(f"the line is {shown(values)}, wanted an object")
-    return _with_options(replace(named, prompt=_prompt(values, reader)), values)
+    return _with_options(replace(named, prompt=_prompt(values, reader)), values, jsonl)
 
 
 def numbered_line(file: Path, number: int) -> Path:
@@ -103,11 +117,10 @@ def _prompt(values: dict[str, Any], reader: PromptReader) -> str:
     return reader.prompt(values["prompt"])
 
 
-def _with_options(job: Job, values: dict[str, Any]) -> Job:
+def _with_options(job: Job, values: dict[str, Any], folder: Path) -> Job:
     given = {key: _option(key, value) for key, value in values.items() if key in OPTIONS}
-    for key in ("output", "layout"):
-        if key in given:
-            given[key] = job.output.parent / given[key]
+    for keys, start in ((("output", "layout"), job.output.parent), (("image", "mask"), folder)):
+        given |= {key: start / given[key] for key in keys if key in given}
     # A preset and a number of steps exclude each other; the line's choice takes the place of the command's.
     if "preset" in given:
         given = {"steps": None} | given

@@ -16,10 +16,12 @@ _MEANINGS = {
 }
 """Named sizes of the graphs, in the order in which they are checked: what a user chose comes first."""
 _TEXT = ("T",)
+_TILES = {"tile_H": "height", "tile_W": "width", "tile_h": "height", "tile_w": "width"}
+"""Named sizes of the graphs for tiles; those of thumbnails are no other."""
 
 
 def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
-    """Raise ValueError unless the engines of these stages, which get the whole picture, take the plan's sizes.
+    """Raise ValueError unless the engines take the plan's sizes: those of `stages`, and of the VAE those that it needs.
 
     The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
     """
@@ -34,11 +36,28 @@ def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
         "H": plan.height, "W": plan.width, "grid_h": rows, "grid_w": columns,
         "N": tokens, "T": text, "L": tokens + text,
     }  # fmt: skip
+    needed = [stage for stage in stages if not stage.startswith("vae_") or stage in plan.vae_graphs]
     for name, meaning in _MEANINGS.items():
-        for stage in stages:
+        for stage in needed:
             limits = engines.graphs[stage].sizes.get(name)
             if limits is not None and not limits.minimum <= values[name] <= limits.maximum:
                 raise ValueError(_refusal(engines, stage, meaning, name, values[name], limits, plan))
+    if plan.vae_tile is not None:
+        for stage in needed:
+            _check_tile(engines, stage, plan, plan.vae_tile)
+
+
+def _check_tile(engines: EngineSet, stage: str, plan: Plan, tile: int) -> None:
+    """A tile is as large as asked for, or as the picture where that is smaller."""
+    for name, side in _TILES.items():
+        limits = engines.graphs[stage].sizes.get(name)
+        unit = plan.pixels_per_token if name.islower() else 1
+        pixels = min(tile, plan.height if side == "height" else plan.width)
+        if limits is not None and not limits.minimum <= pixels // unit <= limits.maximum:
+            raise ValueError(
+                f"the {side} of a tile is {pixels} pixels, and the {stage} of the {engines.label} takes "
+                f"{limits.minimum * unit} to {limits.maximum * unit}; choose another --vae-tile, or --backend ort"
+            )
 
 
 def _refusal(engines: EngineSet, stage: str, meaning: str, name: str, value: int, limits: SizeRange, plan: Plan) -> str:

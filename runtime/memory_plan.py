@@ -1,7 +1,7 @@
 """Which engines are in device memory together. Arithmetic only; nothing is loaded here.
 
-A picture takes three steps: the text encoder once, both transformers in turns at every step, the VAE once. Levels,
-from the fastest to the smallest:
+A picture takes three steps: the text encoder once, both transformers in turns at every step, the VAE once, on the
+whole picture or in tiles. Levels, from the fastest to the smallest:
 
 - ``resident``: all engines, all the time.
 - ``staged``: one step's engines at a time; for each picture every weight is read once.
@@ -15,12 +15,13 @@ Weights are counted with the sizes of the plans, which hold little else.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from runtime.constants import TILE_GRAPHS
 from runtime.manifest import EngineSet, FileSpec
 
 MEMORY = ("auto", "resident", "staged")
 """What a user may ask for: resident; staged or what is smaller; auto for the first that fits."""
-STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"))
-"""Stages that run together; all others are the VAE's, which is the last step."""
+STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"), ("vae_encoder", "vae_decoder"), tuple(TILE_GRAPHS.values()))
+"""Stages that run together. No picture needs both of the last two: its VAE runs on the whole or on tiles."""
 OVERHEAD = 512 << 20
 """Bytes for compiled kernels, CUDA's own structures and the tensors between engines. An allowance, not measured."""
 STREAMED_SHARE = 0.25
@@ -82,8 +83,7 @@ def plan_memory(
 
 def _steps(stages: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The stages by step, without steps that have none."""
-    vae = tuple(stage for stage in stages if not any(stage in step for step in STEPS))
-    steps = (*(tuple(stage for stage in step if stage in stages) for step in STEPS), vae)
+    steps = (tuple(stage for stage in step if stage in stages) for step in STEPS)
     return tuple(step for step in steps if step)
 
 

@@ -79,5 +79,5 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     add_backend_options(parser)
     add = parser.add_argument
-    add("--devices", metavar="A,B", help="two GPUs, as in 0,1, for ONNX Runtime: each transformer has its own")
+    add("--devices", metavar="A,B", help="two GPUs, as in 0,1: each transformer has its own")
     add("--no-verify", dest="verify", action="store_false", help="do not hash the bundle's files before loading")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime import vae
-from runtime.backend import Graph, Opened, choose_backend, open_graphs, open_placed
+from runtime.backend import Graph, Opened, choose_backend, choose_placed, open_graphs, open_placed
 from runtime.caption import Caption
 from runtime.constants import TILE_GRAPHS
 from runtime.denoise import Blend, NonFiniteError, Velocity, denoise
@@ -26,11 +26,11 @@ from runtime.integrity import check_files
 from runtime.limits import check_limits
 from runtime.manifest import BundleError, EngineSet, Manifest, read_manifest
 from runtime.noise import randn
-from runtime.placement import check_two, place
+from runtime.placement import check_two, place, together
 from runtime.plan import Plan, make_plan
 from runtime.prompt import PromptEncoder
 from runtime.schedule import Step
-from runtime.start import Start, make_source
+from runtime.start import make_source
 from runtime.velocity import bind
 
 OnStep = Callable[[int, int, np.ndarray], None]
@@ -112,8 +112,7 @@ class Pipeline:
             plans: what will be run, if it is known: sizes that engines do not take are found before loading.
             vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them. Only
                 pictures to start from need the encoder, and only large ones the graphs for tiles.
-            devices: two devices for ONNX Runtime instead of `device`, for the two transformers; see
-                `runtime.placement`.
+            devices: two devices instead of `device`, one for each transformer; see `runtime.placement`.
 
         Raises:
             FileNotFoundError: there is no bundle in `directory`.
@@ -132,18 +131,24 @@ class Pipeline:
         if missing := [name for name in wanted if name not in manifest.stages]:
             raise BundleError(f"the bundle {directory} has no graph {missing[0]}, which generation needs")
         encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
-        if devices is not None:
-            check_two(devices, backend, device, wanted)
-            check_files(directory, manifest.files, hashes=verify)
-            opened = open_placed(manifest, directory, place(wanted, devices), threads)
-            return cls(manifest, opened.graphs, encoder, "ort", ",".join(devices), opened, concurrent=True)
-        choice = choose_backend(manifest, wanted, backend, device, memory)
+        if devices is None:
+            choice = choose_backend(manifest, wanted, backend, device, memory)
+        else:
+            check_two(devices, device, wanted)
+            placed = place(wanted, devices)
+            choices = choose_placed(manifest, placed, backend, memory)
+            choice = together(choices, placed, devices)
         if choice.engines:
             for plan in plans:
                 check_limits(choice.engines, wanted, plan)
         check_files(directory, manifest.files, hashes=verify)
-        opened = open_graphs(manifest, directory, wanted, choice, threads)
-        return cls(manifest, opened.graphs, encoder, choice.backend, choice.device, opened)
+        if devices is None:
+            opened = open_graphs(manifest, directory, wanted, choice, threads)
+        else:
+            opened = open_placed(manifest, directory, placed, choices, choice, threads)
+        return cls(
+            manifest, opened.graphs, encoder, choice.backend, choice.device, opened, concurrent=devices is not None
+        )
 
     def close(self) -> None:
         """Free the graphs' memory on the GPU, and keep what the backend compiled. Nothing can be made afterwards."""
@@ -292,30 +297,31 @@ class Pipeline:
             raise ValueError(f"the noise is for {len(noise)} pictures, wanted {plan.num_images}")
         text = self.encode(np.array([plan.token_ids], dtype=np.int64))
         steps = plan.steps
-        begin, blend = noise, None
+        begin, blend, pixels, repaint = noise, None, None, None
         if plan.start is not None:
-            begin, blend = self._begin(plan.start, noise, steps[0].sigma, plan.vae_tile)
+            pixels, repaint = plan.start.read()
+            begin, blend = self._begin(pixels, repaint, noise, steps[0].sigma, plan.vae_tile)
         latents = begin
         denoising = self.denoise(text, begin, plan.grid, steps, plan.unconditional, blend)
         for done, latents in enumerate(denoising, start=1):
             if on_step:
                 on_step(done, len(steps), latents)
         images = self.decode(latents, plan.grid, plan.vae_tile)
-        if plan.start is not None and plan.start.repaint is not None:
-            images = paste(images, plan.start.pixels, plan.start.repaint, plan.start.feather)
+        if plan.start is not None and repaint is not None:
+            images = paste(images, pixels, repaint, plan.start.feather)
         used = plan.to_dict() | self.manifest.identity | {"backend": self.backend, "device": self.device}
         return Generated(images, used, time.perf_counter() - started)
 
     def _begin(
-        self, start: Start, noise: np.ndarray, sigma: np.float32, tile: int | None
+        self, pixels: np.ndarray, repaint: np.ndarray | None, noise: np.ndarray, sigma: np.float32, tile: int | None
     ) -> tuple[np.ndarray, Blend | None]:
         """The latents (B, N, C) to start from, and what keeps the picture outside of the mask."""
-        picture = self.encode_image(start.pixels, tile)
+        picture = self.encode_image(pixels, tile)
         if picture.shape[1:] != noise.shape[1:]:
             raise ValueError(f"the noise has shape {noise.shape}, wanted (B, {picture.shape[1]}, {picture.shape[2]})")
         blend = None
-        if start.repaint is not None:
-            blend = keep_outside(start.repaint, picture, noise, self.manifest.sizes.multiple)
+        if repaint is not None:
+            blend = keep_outside(repaint, picture, noise, self.manifest.sizes.multiple)
         return noised(picture, noise, sigma), blend
 
     def _integrate(

@@ -110,7 +110,7 @@ def make_plan(
         if "vae_encoder" not in manifest.stages:
             raise ValueError("starting from a picture needs the VAE's encoder, and this bundle has none")
         start = prepare(source, sizes, width, height)
-        height, width = start.pixels.shape[:2]
+        width, height = start.width, start.height
     width, height = width if width is not None else sizes.default, height if height is not None else sizes.default
     sizes.check(width, height)
     tile = resolve_tile(vae_tile, width, height, sizes.multiple, set(TILE_GRAPHS.values()) <= manifest.stages)

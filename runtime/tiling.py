@@ -8,7 +8,6 @@ computes from the whole picture, its group norms' statistics and its attention, 
 graph gets as well; see `model.tiled_autoencoder`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,15 +82,15 @@ def in_tiles(
 
 
 def thumbnail(picture: np.ndarray, tile: int, scale: int) -> np.ndarray:
-    """Every n-th row and column of a picture (rows * scale, columns * scale, C), no more than `tile` ** 2 tokens.
+    """Rows and columns of a picture (rows * scale, columns * scale, C), evenly spread: at most `tile` tokens of each.
 
-    The nearest ones and not their means: means would smooth away the spread that the thumbnail is to show.
+    So a thumbnail is never larger than a tile, and a picture that is longer than a tile on one side only is squeezed
+    on that side. The nearest rows and not their means: means would smooth away the spread that it is to show.
     """
-    rows, columns = picture.shape[0] // scale, picture.shape[1] // scale
-    factor = min(1.0, tile / math.sqrt(rows * columns))
-    for axis, count in ((0, rows), (1, columns)):
-        wanted = max(1, int(count * factor)) * scale
-        nearest = ((np.arange(wanted) + 0.5) * (count * scale / wanted)).astype(np.int64)
+    for axis in (0, 1):
+        tokens = picture.shape[axis] // scale
+        wanted = min(tokens, tile) * scale
+        nearest = ((np.arange(wanted) + 0.5) * (tokens * scale / wanted)).astype(np.int64)
         picture = picture.take(nearest, axis)
     return picture
 

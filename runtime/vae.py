@@ -21,7 +21,7 @@ def decode(graphs: Mapping[str, Graph], manifest: Manifest, latents: np.ndarray,
     decoder = _graph(graphs, "vae_decoder", tile)
     if tile is None:
         return decoder(latents=latents[None])
-    small = np.ascontiguousarray(thumbnail(latents, tile // multiple, 1)[None])
+    small = _thumbnail(latents, tile // multiple, 1)
 
     def run(down: slice, across: slice) -> np.ndarray:
         return decoder(latents=np.ascontiguousarray(latents[None, down, across]), thumbnail=small)[0]
@@ -42,7 +42,7 @@ def encode(graphs: Mapping[str, Graph], manifest: Manifest, pixels: np.ndarray, 
     if tile is None:
         latents = encoder(image=np.ascontiguousarray(pixels[None]))
     else:
-        small = np.ascontiguousarray(thumbnail(pixels, tile // multiple, multiple)[None])
+        small = _thumbnail(pixels, tile // multiple, multiple)
 
         def run(down: slice, across: slice) -> np.ndarray:
             rows, columns = (slice(s.start * multiple, s.stop * multiple) for s in (down, across))
@@ -53,6 +53,12 @@ def encode(graphs: Mapping[str, Graph], manifest: Manifest, pixels: np.ndarray, 
     if not np.isfinite(latents).all():
         raise NonFiniteError("the VAE's encoder gave NaN or infinite values")
     return latents.reshape(1, -1, channels)
+
+
+def _thumbnail(picture: np.ndarray, tile: int, scale: int) -> np.ndarray:
+    small = np.ascontiguousarray(thumbnail(picture, tile, scale)[None])
+    small.setflags(write=False)  # the same for all tiles: a graph may keep it on its device
+    return small
 
 
 def _graph(graphs: Mapping[str, Graph], stage: str, tile: int | None) -> Graph:

@@ -30,6 +30,7 @@ ACTIVATIONS = {
 }  # fmt: skip
 TEXT, TOKENS = SizeRange(1, 256, 2048), SizeRange(256, 4096, 16384)
 GRID, BATCH = SizeRange(16, 64, 128), SizeRange(1, 1, 2)
+TILE, TILE_SIDE = SizeRange(16, 72, 72), SizeRange(256, 1152, 1152)
 
 
 def _tensor(name, dtype, *shape):
@@ -69,6 +70,30 @@ def engine_set(backend="rtx", targets=("sm89", "sm120"), version="1.7.1.116", st
     """A set of engines of the real sizes."""
     folder = f"engines/{backend}-{'-'.join(targets)}"
     return EngineSet(backend, targets, version, "base", engine_specs(folder), streaming)
+
+
+def with_tiles(engines, channels=128):
+    """The set with the VAE's encoder and the graphs for tiles."""
+    folder = engines.graphs["vae_decoder"].plan.rpartition("/")[0]
+    image, latents = _tensor("image", "uint8", "B", "H", "W", 3), engines.graphs["vae_decoder"].inputs[0]
+    pixels = [_tensor(name, "uint8", 1, f"{part}_H", f"{part}_W", 3)
+              for name, part in (("image", "tile"), ("thumbnail", "thumb"))]  # fmt: skip
+    tokens = [_tensor(name, "float32", 1, f"{part}_h", f"{part}_w", channels)
+              for name, part in (("latents", "tile"), ("thumbnail", "thumb"))]  # fmt: skip
+    tensors = {
+        "vae_encoder": ((image,), (latents,)),
+        "vae_decoder_tile": (tuple(tokens), (pixels[0],)),
+        "vae_encoder_tile": (tuple(pixels), (tokens[0],)),
+    }
+    sizes = {"B": BATCH, "H": SizeRange(256, 1024, 2048), "W": SizeRange(256, 1024, 2048)}
+    sizes |= {f"{part}_{axis}": TILE for part in ("tile", "thumb") for axis in "hw"}
+    sizes |= {f"{part}_{axis}": TILE_SIDE for part in ("tile", "thumb") for axis in "HW"}
+    specs = {
+        name: EngineSpec(f"{folder}/{name}.plan", "bfloat16", inputs, outputs,
+                         {size: sizes[size] for spec in inputs for size in spec.shape if isinstance(size, str)}, 2 * GB)
+        for name, (inputs, outputs) in tensors.items()
+    }  # fmt: skip
+    return replace(engines, graphs=engines.graphs | specs)
 
 
 def manifest(*sets, onnx=True):

@@ -1,10 +1,12 @@
-"""A stand-in for ``cuda.bindings.runtime`` with one or no GPU, whose device memory is host memory.
+"""A stand-in for ``cuda.bindings.runtime`` with any number of GPUs, whose device memory is host memory.
 
-It is strict where CUDA is dangerous: copies and frees of what was not allocated are errors, and so is leaving memory
-behind, which tests look for in `allocated`. Every function returns a tuple as cuda-bindings do.
+It is strict where CUDA is dangerous: copies and frees of what was not allocated are errors, so is work on a device that
+is not the thread's current one, and so is leaving memory behind, which tests look for in `allocated`. Every function
+returns a tuple as cuda-bindings do.
 """
 
 import ctypes
+import threading
 from enum import IntEnum
 from types import SimpleNamespace
 
@@ -27,6 +29,8 @@ class cudaStreamCaptureMode(IntEnum):
 
 
 OK = (cudaError_t.cudaSuccess,)
+STREAM = 7
+"""Handle of the first GPU's stream; the next ones' follow."""
 
 
 class FakeCudart:
@@ -36,12 +40,16 @@ class FakeCudart:
     cudaStreamNonBlocking, cudaHostAllocDefault = 1, 0
 
     def __init__(self, total=24 * 10**9, gpus=1, capability=(8, 9)):
-        self.total, self.gpus, self.capability = total, gpus, capability
+        self.total, self.gpus = total, gpus
+        self.capability = capability
+        """Of all GPUs; a dictionary for one of each."""
+        self.thread = threading.local()
         self.used = 0
-        """Bytes that are taken beside what is really allocated here."""
+        """Bytes that are taken on each GPU beside what is really allocated here."""
         self.allocated, self.pinned = {}, {}
+        self.owners = {}
+        """The GPU of each address."""
         self.calls = []
-        self.capturing = None
         self.graphs = {}
         self.capturable = True
 
@@ -51,10 +59,24 @@ class FakeCudart:
         return sum(call == name for call, *_ in self.calls)
 
     def check(self, address, size):
-        """The address is the start of live device memory of at least that size."""
+        """The address is the start of live memory of the current device, of at least that size."""
         assert address in self.allocated, f"{address} is not device memory"
+        assert self.owners[address] == self.device, f"memory of GPU {self.owners[address]} on GPU {self.device}"
         assert len(self.allocated[address]) - 256 >= size, "out of bounds"
         assert address % 256 == 0
+
+    @property
+    def device(self):
+        """The calling thread's."""
+        return getattr(self.thread, "device", 0)
+
+    @property
+    def capturing(self):
+        """What the calling thread has recorded so far; None if it does not record."""
+        return getattr(self.thread, "capturing", None)
+
+    def allocated_on(self, device):
+        return [memory for address, memory in self.allocated.items() if self.owners[address] == device]
 
     # Devices
 
@@ -66,17 +88,19 @@ class FakeCudart:
         return cudaError_t.cudaSuccess, words.get(error, cudaError_t(error).name.encode())
 
     def cudaSetDevice(self, device):
+        assert 0 <= device < self.gpus
+        self.thread.device = device
         return OK
 
     def cudaGetDeviceProperties(self, device):
-        major, minor = self.capability
+        major, minor = self.capability[device] if isinstance(self.capability, dict) else self.capability
         return cudaError_t.cudaSuccess, SimpleNamespace(name=b"Fake RTX 4090", major=major, minor=minor)
 
     def cudaDriverGetVersion(self):
         return cudaError_t.cudaSuccess, 13000
 
     def cudaMemGetInfo(self):
-        taken = self.used + sum(len(memory) - 256 for memory in self.allocated.values())
+        taken = self.used + sum(len(memory) - 256 for memory in self.allocated_on(self.device))
         return cudaError_t.cudaSuccess, self.total - taken, self.total
 
     # Memory
@@ -103,6 +127,7 @@ class FakeCudart:
         upload = kind == cudaMemcpyKind.cudaMemcpyHostToDevice
         self.check(dst if upload else src, count)
         assert (src if upload else dst) in self.pinned
+        assert stream == STREAM + self.device
         self.calls.append(("upload" if upload else "download", count))
         ctypes.memmove(dst, src, count)
         return OK
@@ -111,26 +136,28 @@ class FakeCudart:
         memory = ctypes.create_string_buffer(size + 256)
         address = -(-ctypes.addressof(memory) // 256) * 256
         where[address] = memory
+        self.owners[address] = self.device
         return address
 
     # Streams and graphs
 
     def cudaStreamCreateWithFlags(self, flags):
-        return cudaError_t.cudaSuccess, 7
+        return cudaError_t.cudaSuccess, STREAM + self.device
 
     def cudaStreamDestroy(self, stream):
         self.calls.append(("destroy stream", stream))
         return OK
 
     def cudaStreamSynchronize(self, stream):
+        assert stream == STREAM + self.device
         return OK
 
     def cudaStreamBeginCapture(self, stream, mode):
-        self.capturing = []
+        self.thread.capturing = []
         return OK
 
     def cudaStreamEndCapture(self, stream):
-        work, self.capturing = self.capturing, None
+        work, self.thread.capturing = self.capturing, None
         if not self.capturable:
             return cudaError_t.cudaErrorStreamCaptureInvalidated, None
         return cudaError_t.cudaSuccess, work

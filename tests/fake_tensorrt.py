@@ -11,6 +11,7 @@ from enum import IntEnum
 from types import SimpleNamespace
 
 import numpy as np
+from fake_cuda import STREAM
 
 
 class SeekPosition(IntEnum):
@@ -116,7 +117,11 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle):
         cudart, stage = self.engine.module.cudart, self.engine.module.stages[self.engine.stage]
-        assert stream_handle == 7 and self.config.strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        assert cudart.device == self.engine.device, "runs on another device than it was loaded on"
+        assert (
+            stream_handle == STREAM + cudart.device
+            and self.config.strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         assert self.engine.weights_loaded, f"{self.engine.stage} runs without its weights"
         wanted = self.update_device_memory_size_for_shapes() or self.engine.device_memory_size_v2
         assert self.scratch[1] >= wanted
@@ -152,10 +157,11 @@ class ICudaEngine:
         self.runtime, self.module, self.stage, self.size = runtime, runtime.module, plan["stage"], plan["weights"]
         self.streamable_weights_size = self.size - self.size // 10
         self.budget, self.memory, self.deferred = self.streamable_weights_size, None, deferred
-        self.contexts = 0
+        self.contexts, self.device = 0, self.module.cudart.device
 
     def take(self):
         """Device memory for the weights; False if there is none left."""
+        assert self.module.cudart.device == self.device
         error, memory = self.module.cudart.cudaMalloc(self.size)
         if error:
             self.runtime.logger.log(ILogger.Severity.ERROR, "out of memory for weights")
@@ -200,6 +206,7 @@ class ICudaEngine:
 
     def create_execution_context(self, runtime_config):
         self.contexts += 1
+        assert self.module.cudart.device == self.device
         context = IExecutionContext(self, runtime_config)
         if runtime_config.cache is not None:
             runtime_config.cache.content += b"kernels:" if not runtime_config.cache.content else b""
@@ -207,13 +214,14 @@ class ICudaEngine:
         return context
 
     def load_weights_async(self, stream_reader, stream):
-        assert self.deferred and self.memory is None and stream == 7
+        assert self.deferred and self.memory is None and stream == STREAM + self.device
         if json.loads(_drain(stream_reader))["stage"] != self.stage:
             return False
         return self.take()
 
     def unload_weights(self):
         assert self.module.rtx, "TensorRT cannot unload weights"
+        assert self.module.cudart.device == self.device
         self.module.cudart.cudaFree(self.memory)
         self.memory = None
         return True

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import tensorrt_rtx
@@ -25,6 +26,7 @@ from export.build import main
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine import build_plan
 from export.engine_stage import EngineOptions, build_engine
+from export.graphs import stage_of
 from export.ledger import LEDGER
 from export.precision import precision_of
 from export.preflight import scratch_bytes
@@ -130,10 +132,15 @@ def test_bundle_holds_graphs_and_engines(rtx_bundle):
     (engines,) = manifest.engines.values()
     assert (engines.backend, engines.targets, engines.version) == ("rtx", BOTH, "1.7.1.116")
     assert engines.attention == "fp8" and manifest.quantization.attention == "base"
-    assert set(engines.graphs) == manifest.stages < set(manifest.graphs), "tiles have no engines"
+    assert set(engines.graphs) == manifest.stages == set(manifest.graphs), "the graphs for tiles are among them"
     assert {spec.compute for spec in engines.graphs.values()} == {"bfloat16"}
     decoder = engines.graphs["vae_decoder"]
     assert decoder.sizes["grid_h"].minimum == manifest.sizes.minimum // 16 and decoder.activation_bytes > 0
+    for stage in ("vae_decoder", "vae_encoder"):
+        whole, tile = engines.graphs[stage], engines.graphs[f"{stage}_tile"]
+        unit = 16 if stage == "vae_decoder" else 1
+        assert {(s.minimum * unit, s.maximum * unit) for s in tile.sizes.values()} == {(256, 1152)}
+        assert 0 < tile.activation_bytes < whole.activation_bytes
 
 
 def test_engines_of_the_demo(rtx_bundle):
@@ -152,7 +159,7 @@ def test_a_second_build_takes_everything_from_the_first(rtx_bundle, tmp_path, ca
     before = {f: (copy / f).stat().st_ino for f in read_manifest(copy).files if f.endswith((".plan", ".data"))}
     arguments = ["--precision", "fp8", "--backend", "ort", "rtx", "--target", *BOTH, "--output", str(copy)]
     assert main([*arguments, "--overwrite"]) == 0
-    assert capsys.readouterr().err.count("unchanged, taken from an earlier build") == 10
+    assert capsys.readouterr().err.count("unchanged, taken from an earlier build") == 14
     assert {f: (copy / f).stat().st_ino for f in before} == before
     check_files(copy, read_manifest(copy).files)
 
@@ -167,7 +174,19 @@ def test_other_precisions(tmp_path, precision):
     assert report["copies"] == 0
 
 
-@pytest.mark.parametrize("stage", ["dit_cond", "text_encoder", "vae_decoder"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", ["vae_decoder_tile", "vae_encoder_tile"])
+def test_tiles_are_built(tmp_path, stage, precision):
+    """Both attentions, which TensorRT-RTX would crash on if they read the same keys."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    targets = ("sm86",) if precision == "fp16" else ("sm89",)
+    spec, files, report = engine(checkpoint, stage, tmp_path, "base", targets, precision)
+    # With --precision fp16 the VAE computes in float32, for which there is no fused attention.
+    assert report["attentions"]["types"] == ({"bf16": 2} if precision == "bf16" else {})
+    assert report["copies"] == 0 and set(files) == {spec.plan, spec.plan.replace(".plan", ".kernels.json")}
+
+
+@pytest.mark.parametrize("stage", ["dit_cond", "text_encoder", "vae_decoder", "vae_decoder_tile", "vae_encoder_tile"])
 def test_both_forms_compute_the_same(tmp_path, stage):
     """TensorRT's form differs in joined products, row scales behind them and sums for single rows: not in the result.
 
@@ -185,18 +204,30 @@ def test_both_forms_compute_the_same(tmp_path, stage):
         },
         "text_encoder": {"input_ids": random.integers(0, 1000, (1, 9))},
         "vae_decoder": {"latents": random.standard_normal((1, 3, 4, 128))},
+        "vae_decoder_tile": {
+            "latents": random.standard_normal((1, 3, 4, 128)), "thumbnail": random.standard_normal((1, 5, 2, 128)),
+        },
+        "vae_encoder_tile": {
+            "image": random.integers(0, 256, (1, 48, 64, 3), dtype=np.uint8),
+            "thumbnail": random.integers(0, 256, (1, 80, 32, 3), dtype=np.uint8),
+        },
     }[stage]  # fmt: skip
-    feeds = {name: a if a.dtype == np.int64 else a.astype(np.float32) for name, a in feeds.items()}
+    feeds = {name: a if a.dtype in (np.int64, np.uint8) else a.astype(np.float32) for name, a in feeds.items()}
     results = []
     for form in ("ort", "trt"):
         options = stage_options(checkpoint, stage, "base", "fp8-weight-only", linked=False, base="fp16")
         options = replace(options, form=form, precision=replace(options.precision, compute="float32"))
-        spec, _ = export_stage(checkpoint, stage, options, tmp_path / form, quiet=True)
+        for made in dict.fromkeys((stage_of(stage), stage)):  # a graph for tiles finds its weights in the whole one's
+            spec, _ = export_stage(checkpoint, made, options, tmp_path / form, quiet=True)
+        model = ir.load(tmp_path / form / spec.onnx)
+        for node in model.graph:  # TensorRT's own, which ONNX Runtime refuses
+            node.attributes.pop("TRT_decomposable", None)
+        ir.save(model, tmp_path / form / spec.onnx)
         session_options = onnxruntime.SessionOptions()
         session_options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(tmp_path / form / spec.onnx, session_options)
         results.append(session.run(None, feeds)[0].astype(np.float64))
-    bound = 1 if stage == "vae_decoder" else 1e-5 * np.abs(results[0]).max()  # a byte may round the other way
+    bound = 1 if stage.startswith("vae_decoder") else 1e-5 * np.abs(results[0]).max()  # a byte may round the other way
     assert np.abs(results[0] - results[1]).max() <= bound
     assert np.abs(results[0]).max() > 0
 

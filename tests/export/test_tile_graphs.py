@@ -1,6 +1,7 @@
 """The VAE for tiles, and the map for previews: against the whole VAE, in torch and as graphs."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from measure import relative_error
@@ -70,6 +71,27 @@ def test_graphs_are_the_modules_and_share_weights(checkpoint, tmp_path):
         else:
             assert relative_error(got, wanted) <= 1e-5  # the bound of every float32 graph
     assert manifest.preview == fit_preview(checkpoint)
+
+
+def test_tiles_are_jobs_like_the_stages(tmp_path, capsys):
+    """A second build takes them from the first; with linked weights they read the same files as the whole graphs."""
+    build(DEMO_CHECKPOINT, tmp_path / "bundle", "fp32", weights="link", quiet=True)
+    before = read_manifest(tmp_path / "bundle")
+    check_files(tmp_path / "bundle", before.files, hashes=True)
+    for stage in ("vae_decoder", "vae_encoder"):
+        files = [external_files(tmp_path / "bundle" / before.graphs[name].onnx) for name in (stage, f"{stage}_tile")]
+        assert files[0] == files[1] and files[0], "no weight is written twice"
+    build(DEMO_CHECKPOINT, tmp_path / "bundle", "fp32", weights="link", overwrite=True)
+    told = capsys.readouterr().err
+    assert told.count("unchanged, taken from an earlier build") == 7 and "ort/vae_decoder_tile" in told
+    assert read_manifest(tmp_path / "bundle").graphs == before.graphs
+    open_graph = opener(tmp_path / "bundle", "cpu", 1)
+    assert all(open_graph(f"{stage}_tile", before.graphs[f"{stage}_tile"]) for stage in ("vae_decoder", "vae_encoder"))
+
+
+def external_files(onnx):
+    values = [value.const_value for value in ir.load(onnx).graph.initializers.values()]
+    return {tensor.location for tensor in values if isinstance(tensor, ir.ExternalTensor)}
 
 
 def test_preview_map_follows_the_vae(checkpoint):

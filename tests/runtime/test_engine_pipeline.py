@@ -4,6 +4,7 @@ graphs, so that the pictures are known."""
 import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from runtime.ort import opener
 
 FAST = {"steps": 3, "guidance": 3.0, "seed": 3}
 WEIGHTS = {"text_encoder": 9_000_000, "dit_cond": 9_300_000, "dit_uncond": 9_000_000, "vae_decoder": 100_000}
+TILES = {"vae_encoder": 100_000, "vae_decoder_tile": 100_000, "vae_encoder_tile": 100_000}
 ACTIVATIONS = 1_000_000
 FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 """Bytes beside the plan's overhead with which each level is the first that fits."""
@@ -28,12 +30,13 @@ FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 class EngineBundle:
     """The demo bundle with engines beside its graphs, and the machine that runs them."""
 
-    def __init__(self, source, directory, monkeypatch):
+    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS):
+        self.weights = weights
         self.directory = Path(shutil.copytree(source, directory))
         (self.directory / "engines").mkdir()
         manifest = read_manifest(self.directory)
         open_graph = opener(self.directory, "cpu", 1)
-        graphs = {name: open_graph(name, manifest.graphs[name]) for name in WEIGHTS}
+        graphs = {name: open_graph(name, manifest.graphs[name]) for name in weights}
         stages = {name: stage_of(name, manifest.graphs[name], graph) for name, graph in graphs.items()}
         self.edit(lambda data: data.update(engines={"rtx-sm89": self.engine_set(data)}))
         self.cudart = FakeCudart(total=FREE["resident"] + OVERHEAD)
@@ -50,7 +53,7 @@ class EngineBundle:
 
     def engine_set(self, data):
         specs = {}
-        for name, weights in WEIGHTS.items():
+        for name, weights in self.weights.items():
             path = f"engines/{name}.plan"
             text = json.dumps({"stage": name, "weights": weights}).ljust(weights).encode()
             (self.directory / path).write_bytes(text)
@@ -76,8 +79,11 @@ def size_range(minimum, optimum, maximum):
 RANGES = {
     "B": size_range(1, 1, 2), "T": size_range(1, 64, 2048), "N": size_range(64, 64, 1024),
     "L": size_range(65, 128, 3072), "grid_h": size_range(8, 8, 32), "grid_w": size_range(8, 8, 32),
+    **dict.fromkeys(("H", "W"), size_range(128, 128, 512)),
+    **{f"{part}_{axis}": size_range(8, 24, 24) for part in ("tile", "thumb") for axis in "hw"},
+    **{f"{part}_{axis}": size_range(128, 384, 384) for part in ("tile", "thumb") for axis in "HW"},
 }  # fmt: skip
-"""Pictures of 128 to 512 pixels on each side."""
+"""Pictures of 128 to 512 pixels on each side, and tiles of up to 384."""
 
 
 def stage_of(name, spec, graph):
@@ -85,7 +91,8 @@ def stage_of(name, spec, graph):
 
     def shape(shapes):
         sizes = {size: shapes[tensor][axis] for size, (tensor, axis) in names.items() if isinstance(size, str)}
-        sizes |= {"H": 16 * sizes.get("grid_h", 0), "W": 16 * sizes.get("grid_w", 0)}
+        for tokens, pixels in (("grid_h", "H"), ("grid_w", "W"), ("tile_h", "tile_H"), ("tile_w", "tile_W")):
+            sizes = {tokens: sizes.get(pixels, 0) // 16, pixels: 16 * sizes.get(tokens, 0)} | sizes
         return tuple(sizes.get(size, size) for size in spec.outputs[0].shape)
 
     inputs, output = {tensor.name: tensor.dtype for tensor in spec.inputs}, spec.outputs[0]
@@ -233,3 +240,135 @@ def test_of_many_prompts_only_the_one_that_engines_cannot_make_fails(bundle, tmp
     assert run(*arguments, bundle=bundle, output=tmp_path / "out") == 1
     assert "a picture of 768x256 is outside of what the engines were built for" in capsys.readouterr().err
     assert [file.name for file in tmp_path.rglob("*.png")] == ["a.png"]
+
+
+@pytest.fixture
+def tiled(demo_bundle, tmp_path, monkeypatch):
+    """A bundle whose engines are all that a build makes, tiles included."""
+    return EngineBundle(demo_bundle, tmp_path / "bundle", monkeypatch, WEIGHTS | TILES)
+
+
+@pytest.mark.parametrize("level", ["resident", "staged"])
+def test_tiles_are_those_of_the_graphs(tiled, level):
+    """Both ways through the VAE, in four tiles each, bit for bit."""
+    tiled.cudart.used = FREE["resident"] - FREE[level]
+    pipeline, peer = Pipeline.load(tiled.directory), Pipeline.load(tiled.directory, backend="ort")
+    assert pipeline.opened.choice.memory.level == level
+    image = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
+    made, wanted = (one.generate("x", **FAST, image=image, vae_tile=256) for one in (pipeline, peer))
+    assert np.array_equal(made.images, wanted.images) and made.used["vae_tile"] == 256
+    assert (tiled.trt.runs.count("vae_decoder_tile"), tiled.trt.runs.count("vae_decoder")) == (6, 0)
+    pipeline.close()
+    assert not tiled.cudart.allocated
+
+
+def test_the_thumbnail_is_uploaded_once_a_picture(tiled):
+    pipeline = Pipeline.load(tiled.directory)
+    latents = np.random.default_rng(0).standard_normal((1, 32 * 32, 128)).astype(np.float32)
+    before = tiled.cudart.count("upload")
+    pipeline.decode(latents, (32, 32), 256)
+    assert tiled.cudart.count("upload") - before == 9 + 1, "nine tiles and a thumbnail"
+
+
+def test_tiles_are_loaded_when_they_are_needed(tiled, tmp_path):
+    """By the command: what no picture needs is not even opened. By the library: with their own step."""
+    opened = tiled.trt.loads
+    assert run("--prompt", "x", "--steps", 1, bundle=tiled, output=tmp_path / "a.png") == 0
+    assert len(opened) == 4
+    opened.clear()
+    tile = ("--vae-tile", 256, "--height", 512)
+    assert run("--prompt", "x", "--steps", 1, *tile, bundle=tiled, output=tmp_path / "b.png") == 0
+    assert len(opened) == 4 and tiled.trt.runs[-1] == "vae_decoder_tile"
+    pipeline = Pipeline.load(tiled.directory, memory="staged")
+    pipeline.generate("x", **FAST)
+    assert pipeline.graphs["vae_decoder"].residency.loaded == ("vae_encoder", "vae_decoder")
+    pipeline.generate("x", **FAST, height=512, vae_tile=256)
+    assert pipeline.graphs["vae_decoder"].residency.loaded == ("vae_decoder_tile", "vae_encoder_tile")
+
+
+def test_tiles_that_engines_do_not_take(tiled, tmp_path, capsys):
+    arguments = ("--prompt", "x", "--height", 512, "--vae-tile", 400)
+    assert run(*arguments, bundle=tiled, output=tmp_path / "a.png") == 1
+    assert "the height of a tile is 400 pixels, and the vae_decoder_tile of the rtx" in capsys.readouterr().err
+    assert not tiled.trt.loads and not (tmp_path / "a.png").exists()
+
+
+def test_a_bundle_without_engines_for_tiles(bundle, tmp_path, capsys):
+    """As earlier versions built them: large pictures are decoded whole, and tiles that are asked for are an error."""
+    assert run("--prompt", "x", "--height", 512, "--vae-tile", 256, bundle=bundle, output=tmp_path / "a.png") == 1
+    assert "vae tile is 256, and this bundle has no graphs for tiles; build it again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def two(bundle):
+    """The bundle on a machine with two GPUs."""
+    bundle.cudart.gpus = 2
+    return bundle
+
+
+def meeting(barrier, function):
+    """The function, which waits for another thread first."""
+
+    def run(**feeds):
+        barrier.wait()
+        return function(**feeds)
+
+    return run
+
+
+def test_two_devices(two):
+    """Each transformer with its own device current, at the same time: each waits for the other one. Bit for bit."""
+    barrier = threading.Barrier(2, timeout=20)
+    for name in ("dit_cond", "dit_uncond"):
+        real = two.trt.stages[name].function
+        two.trt.stages[name].function = meeting(barrier, real)
+    pipeline = Pipeline.load(two.directory, devices=("cuda:0", "cuda:1"))
+    on = {name: graph.device.index for name, graph in pipeline.graphs.items()}
+    assert on == {"text_encoder": 1, "dit_cond": 0, "dit_uncond": 1, "vae_decoder": 0}
+    assert pipeline.graphs["dit_cond"].engine.package is not pipeline.graphs["dit_uncond"].engine.package
+    made = pipeline.generate("a red circle", **FAST)
+    assert np.array_equal(
+        made.images, Pipeline.load(two.directory, backend="ort").generate("a red circle", **FAST).images
+    )
+    assert (made.used["backend"], made.used["device"]) == ("rtx", "cuda:0,cuda:1")
+    assert two.cudart.allocated_on(0) and two.cudart.allocated_on(1)
+    pipeline.close()
+    assert not two.cudart.allocated and not two.cudart.pinned
+
+
+def test_memory_of_two_devices(two):
+    """The conditional transformer and the VAE fit together; the text encoder must go before the other transformer."""
+    two.cudart.used = FREE["resident"] - 12_000_000
+    pipeline = Pipeline.load(two.directory, devices=("cuda:0", "cuda:1"))
+    assert "resident: needs" in pipeline.where and "staged: needs" in pipeline.where
+    pipeline.generate("x", **FAST)
+    loaded = {name: graph.residency.loaded for name, graph in pipeline.graphs.items()}
+    assert loaded["dit_cond"] == ("dit_cond", "vae_decoder") and loaded["dit_uncond"] == ("dit_uncond",)
+    pipeline.close()
+    assert not two.cudart.allocated
+
+
+def test_what_the_first_device_holds_goes_when_the_second_fails(two):
+    plan = two.directory / "engines/dit_uncond.plan"
+    plan.write_bytes(b"x" * len(plan.read_bytes()))
+    with pytest.raises(RuntimeError, match=r"failed loading dit_uncond from .*: the magic number does not match"):
+        Pipeline.load(two.directory, devices=("cuda:1", "cuda:0"), verify=False)
+    assert not two.cudart.allocated and two.cudart.count("malloc") > 0
+
+
+def test_two_devices_by_the_command(two, tmp_path, capsys):
+    arguments = ("--prompt", "x", "--steps", 1, "--devices", "0,1")
+    assert run(*arguments, bundle=two, output=tmp_path / "a.png") == 0
+    assert "on rtx (cuda:0,cuda:1): rtx engines for sm89 on Fake RTX 4090" in capsys.readouterr().err
+    for gpus, capability, message in (
+        (1, (8, 9), "cuda:1: this machine has 1 CUDA device, and there is no cuda:1"),
+        (2, {0: (8, 9), 1: (7, 5)}, "cuda:1: the GPU Fake RTX 4090 is sm75, and the bundle's rtx engines are for sm89"),
+    ):
+        two.cudart.gpus, two.cudart.capability = gpus, capability
+        loads = len(two.trt.loads)
+        assert run(*arguments, "--backend", "rtx", bundle=two, output=tmp_path / "b.png") == 1
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error and len(two.trt.loads) == loads
+    assert not two.cudart.allocated
+    assert run("--prompt", "x", "--devices", "0,1", "--width", 768, bundle=two, output=tmp_path / "b.png") == 1
+    assert not (tmp_path / "b.png").exists()

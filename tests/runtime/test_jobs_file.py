@@ -1,5 +1,6 @@
 """Prompt files: what their lines ask for, and what is wrong with them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.caption import Caption
 from runtime.jobs import Job
-from runtime.jobs_file import OPTIONS, is_jsonl, job_of_line, numbered_line, read_lines
+from runtime.jobs_file import OPTIONS, job_of_line, jsonl_folder, numbered_line, read_lines
 from runtime.options import build_parser
 from runtime.prompt_text import PromptReader
 
@@ -18,7 +19,7 @@ READER = PromptReader("error", False, lambda text: None)
 
 
 def job(line, jsonl=True, defaults=DEFAULTS, reader=READER):
-    return job_of_line("p:3", 3, line, jsonl, defaults, reader)
+    return job_of_line("p:3", 3, line, Path("in") if jsonl else None, defaults, reader)
 
 
 def lines(tmp_path, data):
@@ -46,8 +47,8 @@ def test_files_without_a_prompt(tmp_path):
 
 
 def test_kinds_of_files():
-    assert is_jsonl("a/b.jsonl") and is_jsonl("b.JSONL")
-    assert not is_jsonl("-") and not is_jsonl("a.txt") and not is_jsonl("a.json") and not is_jsonl("jsonl")
+    assert (jsonl_folder("a/b.jsonl"), jsonl_folder("b.JSONL")) == (Path("a"), Path("."))
+    assert not any(map(jsonl_folder, ("-", "a.txt", "a.json", "jsonl")))
 
 
 def test_a_line_of_text_has_the_commands_options():
@@ -80,6 +81,15 @@ def test_a_line_overrides_them():
         2,
         "conditional",
     )
+
+
+def test_a_line_names_a_picture_beside_its_file():
+    made = job('{"prompt": "x", "image": "a.png", "mask": "/m.png", "strength": 1, "fit": "crop", "mask_feather": 3}')
+    assert (made.image, made.mask) == (Path("in/a.png"), Path("/m.png"))
+    assert (made.strength, made.fit, made.mask_feather) == (1.0, "crop", 3)
+    defaults = replace(DEFAULTS, image=Path("b.png"), strength=0.3)
+    made = job('{"prompt": "x", "fit": "pad"}', defaults=defaults)
+    assert (made.image, made.strength, made.fit, made.mask) == (Path("b.png"), 0.3, "pad", None)
 
 
 def test_a_caption_in_a_line_is_put_in_one_line():
@@ -145,6 +155,13 @@ def test_numbered_names_sort_and_stay_in_their_folder(number, name):
         ('{"prompt": "x", "guidance": "7;3"}', "guidance schedule '7;3' has the entry '7;3'"),
         ('{"prompt": "x", "guidance": [7, "3"]}', r"guidance\[1\] is '3', wanted a number"),
         ('{"prompt": "x", "num_images": 65}', "num_images is 65, wanted 1 to 64"),
+        ('{"prompt": "x", "image": 3}', "image is 3, wanted a file name"),
+        ('{"prompt": "x", "mask": ""}', "mask is '', wanted a file name"),
+        ('{"prompt": "x", "strength": "1"}', "strength is '1', wanted a number"),
+        ('{"prompt": "x", "strength": 1.5}', "strength is 1.5, wanted 0 to 1"),
+        ('{"prompt": "x", "fit": "zoom"}', "fit is 'zoom', wanted one of crop, pad, stretch"),
+        ('{"prompt": "x", "mask_feather": 0.5}', "mask_feather is 0.5, wanted an integer"),
+        ('{"prompt": "x", "mask_feather": 300}', "feather is 300, wanted 0 to 256 pixels"),
     ],
 )
 def test_refused_lines(line, message):

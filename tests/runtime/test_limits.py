@@ -1,16 +1,19 @@
 """Sizes that engines do not take are refused from the manifest alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from engine_bundles import STAGES, engine_set
+from engine_bundles import STAGES, engine_set, with_tiles
 
 from runtime.limits import check_limits
 from runtime.manifest import SizeRange
 from runtime.plan import Plan
 from runtime.schedule import sampling
+from runtime.start import Source, Start
 
 ENGINES = engine_set()
+START = Start(Source(Path("a.png")), 2048, 2048, 0.6, None, 16, {}, "00", None)
 
 
 def plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"):
@@ -67,3 +70,40 @@ def test_without_guidance_the_missing_text_does_not_matter():
 
 def test_only_the_stages_that_run_count():
     check_limits(ENGINES, ("text_encoder",), plan(4096, 4096))
+
+
+TILED = with_tiles(ENGINES)
+
+
+@pytest.mark.parametrize(("width", "height", "tile"), [(2048, 2048, 1152), (2048, 256, 1152), (2048, 2048, 256)])
+def test_tiles_that_fit(width, height, tile):
+    check_limits(TILED, TILED.graphs, replace(plan(width, height), vae_tile=tile))
+
+
+def test_tiles_that_do_not():
+    message = (
+        r"the height of a tile is 1168 pixels, and the vae_decoder_tile of the rtx engines for sm89, sm120 takes 256 "
+        r"to 1152; choose another --vae-tile, or --backend ort"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_limits(TILED, TILED.graphs, replace(plan(2048, 2048), vae_tile=1168))
+    with pytest.raises(ValueError, match="the width of a tile is 1168 pixels, and the vae_decoder_tile"):
+        check_limits(TILED, TILED.graphs, replace(plan(2048, 1024), vae_tile=1168))
+    # Of an encoder, which takes pixels, only where there is a picture to encode.
+    spec = TILED.graphs["vae_encoder_tile"]
+    small = replace(spec, sizes=dict.fromkeys(spec.sizes, SizeRange(256, 512, 512)))
+    engines = replace(TILED, graphs=TILED.graphs | {"vae_encoder_tile": small})
+    tiled = replace(plan(2048, 2048), vae_tile=1152)
+    check_limits(engines, TILED.graphs, tiled)
+    with pytest.raises(
+        ValueError, match=r"the height of a tile is 1152 pixels, and the vae_encoder_tile .* 256 to 512"
+    ):
+        check_limits(engines, TILED.graphs, replace(tiled, start=START))
+
+
+def test_the_whole_vae_does_not_limit_pictures_in_tiles():
+    """3200 x 512 has fewer image tokens than the transformers take, and the whole decoder would refuse its width."""
+    wide = plan(3200, 512)
+    with pytest.raises(ValueError, match="width in image tokens is 200, and the vae_decoder of"):
+        check_limits(TILED, TILED.graphs, wide)
+    check_limits(TILED, TILED.graphs, replace(wide, vae_tile=1152))

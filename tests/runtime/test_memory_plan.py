@@ -89,13 +89,22 @@ def test_exactly_enough_is_enough():
     assert plan(needed - 1).level == "staged"
 
 
-def test_whatever_else_a_bundle_has_belongs_to_the_vae():
+def test_tiles_are_a_step_of_their_own():
+    """A picture's VAE runs on the whole or on tiles: only one of them need be on the device, and have room."""
     engines = engine_set()
     files = manifest(engines).files
-    more = dict.fromkeys(("vae_encoder", "vae_decoder_tile"), engines.graphs["vae_decoder"])
+    small = replace(engines.graphs["vae_decoder"], activation_bytes=GB)
+    tiles = dict.fromkeys(("vae_encoder_tile", "vae_decoder_tile"), small)
+    more = {"vae_encoder": engines.graphs["vae_decoder"]} | tiles
     engines = replace(engines, graphs=engines.graphs | more)
     got = plan_memory(engines, files, (*STAGES, *more), 46 * GB, "staged")
-    assert got.groups == (*STEPS[:2], ("vae_decoder", "vae_encoder", "vae_decoder_tile"))
+    assert got.groups == (*STEPS[:2], ("vae_encoder", "vae_decoder"), ("vae_decoder_tile", "vae_encoder_tile"))
+    without = [stage for stage in STAGES if stage != "vae_decoder"]
+    whole, tiled = (plan_memory(engines, files, stages, 46 * GB) for stages in (STAGES, (*without, "vae_decoder_tile")))
+    assert whole.needed - tiled.needed == ACTIVATIONS["vae_decoder"] - GB, "of the tiles' larger scratch memory"
+    # Everything on the device together: one more plan of 0.1 GB each, and still the largest scratch memory.
+    resident = plan_memory(engines, files, (*STAGES, *more), 46 * GB)
+    assert resident.needed == whole.needed + 3 * FP8_WEIGHTS["vae_decoder"]
 
 
 def test_unknown_level():

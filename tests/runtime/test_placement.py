@@ -1,14 +1,18 @@
 """Two devices: where the graphs go, and that the transformers run at the same time. No GPU is needed for that."""
 
+import re
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from engine_bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
 
 from runtime import Pipeline, backend
 from runtime.cli import main
-from runtime.placement import parse_devices, place
+from runtime.machine import Gpu, Machine
+from runtime.memory_plan import OVERHEAD
+from runtime.placement import parse_devices, place, together
 
 FAST = {"steps": 3, "guidance": 3.0, "seed": 3}
 
@@ -39,6 +43,76 @@ def test_transformers_are_apart():
     assert place(graphs, ("a", "b")) == {
         "text_encoder": "b", "dit_cond": "a", "vae_decoder": "a", "dit_uncond": "b", "vae_encoder": "a"
     }  # fmt: skip
+
+
+SETS = (engine_set(targets=("sm89",)), engine_set(targets=("sm120",)))
+TWO = ("cuda:0", "cuda:1")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """gpus(capability and free bytes of each GPU): what the machine has."""
+
+    def install(*found):
+        def look(index, backends):
+            if index >= len(found):
+                return Machine(None, f"this machine has {len(found)} CUDA devices, and there is no cuda:{index}")
+            capability, free = found[index]
+            return Machine(Gpu(index, f"card {index}", capability, 13000, free, free), "", (("rtx", "1.7.1.116"),))
+
+        monkeypatch.setattr(backend, "look", look)
+
+    return install
+
+
+def test_memory_is_planned_for_each_device(gpus):
+    """Cards of 16 GB: each holds a transformer, and the second one the text encoder at another time."""
+    gpus(("sm89", 15 * GB), ("sm89", 15 * GB))
+    placed = place(STAGES, TWO)
+    choices = backend.choose_placed(manifest(SETS[0]), placed)
+    assert (choices["cuda:0"].memory.level, choices["cuda:1"].memory.level) == ("resident", "staged")
+    assert choices["cuda:0"].memory.groups == (("dit_cond", "vae_decoder"),)
+    assert choices["cuda:1"].memory.groups == (("text_encoder",), ("dit_uncond",))
+    weights = FP8_WEIGHTS["dit_cond"] + FP8_WEIGHTS["vae_decoder"]
+    assert choices["cuda:0"].memory.needed == weights + ACTIVATIONS["vae_decoder"] + OVERHEAD
+    chosen = together(choices, placed, TWO)
+    assert (chosen.backend, chosen.device, chosen.engines.label) == ("rtx", "cuda:0,cuda:1", "rtx engines for sm89")
+    assert "on card 0 (sm89); resident" in chosen.reason and "on card 1 (sm89); staged" in chosen.reason
+
+
+def test_two_kinds_of_cards_get_their_own_engines(gpus):
+    gpus(("sm120", 40 * GB), ("sm89", 40 * GB))
+    placed = place(STAGES, TWO)
+    chosen = together(backend.choose_placed(manifest(*SETS), placed, "rtx"), placed, TWO)
+    folders = {stage: spec.plan.split("/")[1] for stage, spec in chosen.engines.graphs.items()}
+    assert folders == {
+        "text_encoder": "rtx-sm89", "dit_uncond": "rtx-sm89", "dit_cond": "rtx-sm120", "vae_decoder": "rtx-sm120"
+    }  # fmt: skip
+    assert set(chosen.engines.targets) == {"sm89", "sm120"}
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([("sm89", 40 * GB), ("sm75", 40 * GB)], "cuda:1: the GPU card 1 is sm75, and the .* are for sm89; build them"),
+        ([("sm75", 40 * GB), ("sm89", 40 * GB)], "cuda:0: the GPU card 0 is sm75, and the .* are for sm89; build them"),
+        ([("sm89", 40 * GB)], "cuda:1: this machine has 1 CUDA devices, and there is no cuda:1"),
+        (
+            [("sm89", 40 * GB), ("sm89", 5 * GB)],
+            r"cuda:1: the rtx engines for sm89 need .* 5.0 GB of device memory are",
+        ),
+    ],
+)
+def test_a_device_that_cannot(gpus, found, message):
+    """Engines that are asked for, or all that there is, are an error; else both devices run the graphs."""
+    gpus(*found)
+    placed = place(STAGES, TWO)
+    for wanted, graphs in (("rtx", True), ("auto", False)):
+        with pytest.raises(RuntimeError, match=message):
+            backend.choose_placed(manifest(SETS[0], onnx=graphs), placed, wanted)
+    chosen = together(backend.choose_placed(manifest(SETS[0]), placed), placed, TWO)
+    assert (chosen.backend, chosen.engines) == ("ort", None)
+    assert re.match(message.replace(", and the .* are for sm89; build them", ""), chosen.reason)
 
 
 class Meeting:
@@ -126,7 +200,8 @@ def test_one_transformer_needs_one_device(demo_bundle):
         (("--devices", "1,1"), "which is one GPU twice"),
         (("--devices", "cpu,cpu", "--guidance", "1"), "are for two transformers, and only one is loaded"),
         (("--devices", "0,1", "--device", "cpu"), "devices cuda:0,cuda:1 and device cpu exclude each other"),
-        (("--devices", "0,1", "--backend", "rtx"), "are for ONNX Runtime, and the backend is rtx"),
+        (("--devices", "0,1", "--backend", "rtx"), "cuda:1: the bundle holds no rtx engines, but none at all"),
+        (("--devices", "0,cpu", "--backend", "rtx"), "device is 'cpu', and rtx runs on GPUs only"),
         (("--devices", "cpu,tpu"), "device is 'tpu', wanted"),
     ],
 )
