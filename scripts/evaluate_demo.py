@@ -1,6 +1,6 @@
 """Ask bundles of the demo model for pictures of combinations that it never saw, and judge the pictures by program.
 
-    python scripts/evaluate_demo.py BUNDLE... [--presets NAME ...] [--unguided] [--kinds one json two] [--json FILE]
+    python scripts/evaluate_demo.py BUNDLE... [--presets NAME ...] [--guidance WEIGHT ...] [--kinds one json two]
 
 Each row of the table is a bundle, a kind of prompt and a sampling. The columns give the share of pictures with the
 right background, and with the right colour, place and shape of what stands on it (of all that stands on it, where the
@@ -34,7 +34,8 @@ class Result:
     bundle: str
     precision: str
     preset: str
-    guided: bool
+    guidance: float | None
+    """At every step; None is the preset's own."""
     kind: str
     prompts: int
     background: float
@@ -59,31 +60,38 @@ def evaluate(args: argparse.Namespace) -> None:
         pipeline = Pipeline.load(bundle)
         for kind, some in asked.items():
             for preset in args.presets:
-                for guided in (True, False) if args.unguided else (True,):
-                    verdicts = _verdicts(pipeline, some, preset, guided, args.quiet)
-                    results.append(summarize(bundle.name, pipeline.manifest.precision, preset, guided, kind, verdicts))
+                for guidance in args.guidance:
+                    verdicts = verdicts_of(pipeline, some, preset, guidance, args.quiet)
+                    results.append(
+                        summarize(bundle.name, pipeline.manifest.precision, preset, guidance, kind, verdicts)
+                    )
     print(table(results))
     if args.json:
         args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
 
 
-def _verdicts(pipeline: Pipeline, asked: list[Question], preset: str, guided: bool, quiet: bool) -> list[Verdict]:
-    name = f"{pipeline.manifest.precision} {preset}{'' if guided else ' unguided'}"
+def verdicts_of(
+    pipeline: Pipeline, asked: list[Question], preset: str, guidance: float | None, quiet: bool
+) -> list[Verdict]:
+    """Make one picture for each question and judge it."""
+    name = f"{pipeline.manifest.precision} {preset}{'' if guidance is None else f' guidance {guidance:g}'}"
     return [
         judge(
-            pipeline.generate(question.prompt, preset=preset, guidance=None if guided else 1.0, seed=seed).images[0],
+            pipeline.generate(question.prompt, preset=preset, guidance=guidance, seed=seed).images[0],
             question.scene,
         )
         for seed, question in enumerate(tqdm(asked, desc=name, disable=quiet))
     ]
 
 
-def summarize(bundle: str, precision: str, preset: str, guided: bool, kind: str, verdicts: list[Verdict]) -> Result:
+def summarize(
+    bundle: str, precision: str, preset: str, guidance: float | None, kind: str, verdicts: list[Verdict]
+) -> Result:
     """Count what is right."""
     count = len(verdicts)
     shares = {aspect: 100 * sum(getattr(verdict, aspect) for verdict in verdicts) / count for aspect in ASPECTS}
     everything = 100 * sum(all(asdict(verdict).values()) for verdict in verdicts) / count
-    return Result(bundle, precision, preset, guided, kind, count, **shares, everything=everything)
+    return Result(bundle, precision, preset, guidance, kind, count, **shares, everything=everything)
 
 
 def table(results: list[Result]) -> str:
@@ -92,12 +100,16 @@ def table(results: list[Result]) -> str:
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for result in results:
         shares = (*(getattr(result, aspect) for aspect in ASPECTS), result.everything)
-        guidance = "preset's" if result.guided else "1"
+        guidance = "preset's" if result.guidance is None else f"{result.guidance:g}"
         lines.append(
             f"| {result.precision} | {result.preset} | {guidance} | {result.prompts} {result.kind} | "
             + " | ".join(f"{share:.1f} %" for share in shares) + " |"
         )  # fmt: skip
     return "\n".join(lines)
+
+
+def _guidance(text: str) -> float | None:
+    return None if text == "preset" else float(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,7 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="(default: %(default)s)",
     )
-    add("--unguided", action="store_true", help="each preset with guidance 1 as well")
+    add("--guidance", nargs="+", type=_guidance, default=[None], metavar="WEIGHT",
+        help="weights at every step, or 'preset' for the preset's own (default: preset)")  # fmt: skip
     add("--kinds", nargs="+", choices=KINDS, default=["one"], help="kinds of prompts (default: %(default)s)")
     add("--prompts", type=int, default=240, metavar="N", help="of each kind (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the results there as well; it must not exist")

@@ -71,7 +71,7 @@ def test_pipeline_runs_only_those_passes(pipeline):
     real = pipeline.graphs["dit_uncond"]
     pipeline.graphs["dit_uncond"] = counted(real, calls)
     try:
-        arguments = {"steps": 8, "guidance": 5.0, "seed": 1}
+        arguments = {"steps": 8, "guidance": 5.0, "seed": 1, "width": 256, "height": 256}
         full = pipeline.generate("x", **arguments).images
         assert len(calls) == 8
         calls.clear()

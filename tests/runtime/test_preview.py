@@ -94,7 +94,7 @@ def test_command(demo_bundle, tmp_path):
     arguments = ["--bundle", str(demo_bundle), "--prompt", "x", "--steps", "5", "--quiet", "--width", "320"]
     preview, output = tmp_path / "p.png", tmp_path / "a.png"
     assert main([*arguments, "--preview", str(preview), "--preview-every", "2", "--output", str(output)]) == 0
-    assert Image.open(preview).size == (40, 32) and Image.open(output).size == (320, 256)
+    assert Image.open(preview).size == (40, 16) and Image.open(output).size == (320, 128)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "p.png"]
 
 

@@ -74,7 +74,7 @@ def test_rows_have_their_own_values(pipeline):
         (tensors(prompt=[[b"x"]], steps=[[0]]), "^the number of steps is 0, wanted 1 to 1000"),
         (tensors(prompt=[[b"x"], [b" "]]), "^row 1: the prompt is empty"),
         (
-            tensors(prompt=[[b"x"]] * 2, width=[[256], [320]]),
+            tensors(prompt=[[b"x"]] * 2, width=[[256], [320]], height=[[256], [256]]),
             "row 1 asks for 320x256 and row 0 for 256x256; the pictures",
         ),
         (tensors(prompt=[[b"x"]] * 2, num_images=[[40], [25]]), "the request asks for 65 pictures, wanted 1 to 64"),

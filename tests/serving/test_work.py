@@ -143,7 +143,7 @@ def test_engine_survives_what_is_the_requests_own_fault(pipeline):
         assert engine.answer([ask(plan_of(pipeline, seed=9))]) == [error]
         assert engine.failure is None
         pipeline.run = run
-    assert images(engine.answer([ask(plan_of(pipeline))])[0]).shape == (1, 256, 256, 3)
+    assert images(engine.answer([ask(plan_of(pipeline))])[0]).shape == (1, 128, 128, 3)
 
 
 def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
@@ -175,7 +175,7 @@ def test_progress_of_one_request(pipeline):
     engine, seen = Engine(pipeline, 4), []
     plan = plan_of(pipeline, steps=3, num_images=2)
     outcome = engine.answer_in_steps(ask(plan), lambda done, total, latents: seen.append((done, total, latents.shape)))
-    assert seen == [(done, 3, (2, 256, 128)) for done in (1, 2, 3)]
+    assert seen == [(done, 3, (2, 64, 128)) for done in (1, 2, 3)]
     assert np.array_equal(images(outcome), pipeline.run(plan).images)
     stopped = engine.answer_in_steps(ask(plan, cancelled=lambda: len(seen) == 4), lambda *step: seen.append(step))
     assert isinstance(stopped, Cancelled) and len(seen) == 4 and engine.failure is None

@@ -51,7 +51,7 @@ def test_warm_up_before_ready(altered):
     repository = altered(NOTE_RUNS, stream=True)
     with serve(repository):
         for model in ("ideogram4", "ideogram4_stream"):
-            assert json.loads((repository / model / "runs.json").read_text()) == ["warm-up", 1, 256]
+            assert json.loads((repository / model / "runs.json").read_text()) == ["warm-up", 1, 128]
 
 
 def test_explicit_load_and_unload(repository, pipeline):

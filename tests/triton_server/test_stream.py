@@ -76,5 +76,5 @@ def test_server_sent_events(server, pipeline):
     lines = connection.getresponse().read().decode().split("\n\n")
     events = [json.loads(line.removeprefix("data:")) for line in lines if line]
     assert [(e["step"], e["total_steps"]) for e in events] == [(1, 2), (2, 2), (2, 2)]
-    image = np.array(events[-1]["image"], np.uint8).reshape(256, 256, 3)
+    image = np.array(events[-1]["image"], np.uint8).reshape(128, 128, 3)
     assert np.array_equal(image, pipeline.generate("x", seed=5, steps=2).images[0])

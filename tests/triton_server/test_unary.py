@@ -103,7 +103,7 @@ REFUSED = [
     ({"prompt": "x", "unconditional": "none"}, "unconditional is 'none', wanted one of graph, conditional, off"),
     ({"prompt": "x", "steps": 2, "unconditional": "off", "guidance": 3.0}, "needs an unconditional pass"),
     ({"seed": 3, "steps": 1}, "the input 'prompt' is missing|expected .* inputs"),
-    ({"prompt": ["x", "x"], "steps": [1, 1], "width": [256, 320]}, "row 1 asks for 320x256 and row 0 for 256x256"),
+    ({"prompt": ["x", "x"], "steps": [1, 1], "width": [256, 320]}, "row 1 asks for 320x128 and row 0 for 256x128"),
     ({"prompt": ["x", ""], "steps": [1, 1]}, "row 1: the prompt is empty"),
     ({"prompt": ["x"] * 5}, "batch-size must be <= 4"),
 ]
