@@ -52,8 +52,10 @@ def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], 
         codes = _initializer(graph, name, FP8, value.shape, lambda read=read: read()[0])
         scale = _initializer(graph, f"{name}_scale", ir.DataType.FLOAT, value.shape[:1], lambda read=read: read()[1])
         nodes = _dequantize([codes, scale], value.dtype, f"{name}_dequantized", form, axis=0)
+        reader = value.uses()[0].node  # each weight has one
         ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
-        graph.insert_before(graph[0], nodes)
+        # Beside it, so that a runtime that keeps the order has no more than one weight multiplied out.
+        graph.insert_before(reader, nodes)
 
 
 def quantize_input(model: ir.Model, weights: Iterable[str], scale: float, name: str, form: Form) -> None:

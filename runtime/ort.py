@@ -73,7 +73,11 @@ def _session(
         return onnxruntime.InferenceSession(file, options, providers=providers)
     # The arena would keep what the largest weight took for good.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    return onnxruntime.InferenceSession(file, options, providers=providers, disabled_optimizers=["ConstantFolding"])
+    # The optimizers multiply weights out when they load, or quantize them again behind a transposition at every call;
+    # and the default order begins with the weights of many products. In the file each weight stands before its product.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    return onnxruntime.InferenceSession(file, options, providers=providers)
 
 
 def _fits(spec: GraphSpec) -> bool:

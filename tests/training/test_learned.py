@@ -39,7 +39,7 @@ def test_evaluation_of_few(script, demo_bundle, tmp_path, capsys):
 
 
 def test_the_demo_draws_what_it_is_asked_for(script, demo_bundle):
-    """Combinations that it never saw. The bounds are three standard deviations of 40 draws below the measured shares."""
+    """Combinations that it never saw; the bounds are three standard deviations of 40 draws below what is measured."""
     pipeline = Pipeline.load(demo_bundle)
     verdicts = script.verdicts_of(pipeline, questions("one", 40), "V4_DEFAULT_20", 3.0, quiet=True)
     result = script.summarize("demo", "fp32", "V4_DEFAULT_20", 3.0, "one", verdicts)
