@@ -14,7 +14,7 @@ SOURCES := $(shell find export model -type f -not -path '*/__pycache__/*') $(wil
 .PHONY: demo test triton-demo triton-test lint clean
 
 demo: $(BUNDLE)/manifest.json
-	$(BIN)/trt-generate --prompt "a red circle on a blue background" --seed 4 --output demo.png --overwrite
+	$(BIN)/trt-generate --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output demo.png --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -22,7 +22,7 @@ test: $(VENV)/.test
 triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	$(TRITON_BIN)/python -m export.triton $(BUNDLE) --output triton-repository --stream --overwrite
 	$(TRITON_BIN)/python scripts/triton_server.py triton-repository -- $(TRITON_BIN)/python scripts/triton_client.py \
-	  --url {http} --stream --prompt "a red circle on a blue background" --seed 4 --output triton.png --overwrite
+	  --url {http} --stream --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output triton.png --overwrite
 
 triton-test: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	IDEOGRAM4_BUNDLE=$(BUNDLE) $(TRITON_BIN)/python -m pytest $(TRITON_TESTS)

@@ -33,10 +33,12 @@ _LETTERS_A_LINE = 22
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return guard("make_gallery", lambda: make_gallery(args.bundles, args.output, args.preset, args.overwrite))
+    return guard(
+        "make_gallery", lambda: make_gallery(args.bundles, args.output, args.preset, args.guidance, args.overwrite)
+    )
 
 
-def make_gallery(bundles: list[Path], output: Path, preset: str, overwrite: bool) -> None:
+def make_gallery(bundles: list[Path], output: Path, preset: str, guidance: float | None, overwrite: bool) -> None:
     """Generate the pictures and write the grid."""
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another --output or add --overwrite")
@@ -44,8 +46,8 @@ def make_gallery(bundles: list[Path], output: Path, preset: str, overwrite: bool
     for bundle in bundles:
         pipeline = Pipeline.load(bundle)
         bar = tqdm(PROMPTS, desc=pipeline.manifest.precision)
-        rows.append((pipeline.manifest.precision,
-                     [pipeline.generate(prompt, preset=preset, seed=SEED).images[0] for prompt in bar]))  # fmt: skip
+        made = [pipeline.generate(prompt, preset=preset, guidance=guidance, seed=SEED) for prompt in bar]
+        rows.append((pipeline.manifest.precision, [one.images[0] for one in made]))
     side = rows[0][1][0].shape[0] + _GAP
     grid = Image.new("RGB", (_LABEL + side * len(PROMPTS), _TEXT + side * len(rows)), "white")
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(_FONT)
@@ -67,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="FILE", help="PNG to write")
     add("--overwrite", action="store_true", help="replace it if it exists")
     add("--preset", default="V4_DEFAULT_20", metavar="NAME", help="(default: %(default)s)")
+    add("--guidance", type=float, metavar="WEIGHT", help="at every step (default: the preset's)")
     return parser
 
 
