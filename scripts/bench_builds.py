@@ -1,6 +1,6 @@
 """Time, memory and disk of builds, and how they grow with the number of transformer blocks.
 
-    python scripts/bench_builds.py --size wide --layers 2 8 17 34 --json builds.json    # 30 minutes, 20 GB of disk
+    python scripts/bench_builds.py --size wide --layers 2 8 17 34 --json builds.json    # 10 minutes, 20 GB of disk
     python scripts/bench_builds.py --size full                                          # the real model, 60 GB of disk
     python scripts/bench_builds.py --size demo                                          # a minute
 

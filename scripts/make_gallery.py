@@ -26,7 +26,7 @@ PROMPTS = (
     'the word "SUN" in yellow at the center on a blue background',
 )
 SEED = 4
-_GAP, _TEXT, _LABEL, _FONT = 8, 84, 46, 11
+_GAP, _TEXT, _LABEL, _FONT = 8, 136, 46, 11
 """Pixels between pictures, for the prompts above them, for the names of the rows, and of the letters' height."""
 _LETTERS_A_LINE = 22
 

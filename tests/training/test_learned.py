@@ -3,9 +3,11 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.pipeline import Pipeline
+from runtime.preview import preview_image
 from training.judge import Verdict
 from training.questions import questions
 
@@ -45,3 +47,16 @@ def test_the_demo_draws_what_it_is_asked_for(script, demo_bundle):
     result = script.summarize("demo", "fp32", "V4_DEFAULT_20", 3.0, "one", verdicts)
     assert result.background >= 95 and result.place >= 95  # measured: 100 and 100
     assert result.color >= 86 and result.shape >= 72  # measured: 95.6 and 87.5
+
+
+def test_previews_show_the_picture(demo_bundle):
+    """The last preview against the picture itself, 8 x 8 pixels of it for each pixel of the preview."""
+    pipeline, latents = Pipeline.load(demo_bundle), []
+    prompt = "a red circle at the center on a blue background"
+    made = pipeline.generate(
+        prompt, preset="V4_TURBO_12", guidance=3.0, seed=4, on_step=lambda done, total, z: latents.append(z[0])
+    )
+    preview = preview_image(latents[-1], (8, 8), pipeline.manifest.preview).astype(float)
+    colours = made.images[0].reshape(16, 8, 16, 8, 3).mean(axis=(1, 3))
+    # Measured: 43. A linear map of a deep decoder is not exact; the two colours of the picture are 286 apart.
+    assert np.sqrt(np.square(preview - colours).mean()) < 60
