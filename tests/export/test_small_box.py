@@ -141,13 +141,14 @@ def test_weights_that_do_not_fit_stay_in_their_file(tmp_path, monkeypatch):
 
 
 def test_no_more_than_one_weight_is_multiplied_out(linked):
-    """Two blocks of the real width, which have 2.3 GB of weights in float32; the largest has 0.26 GB."""
+    """Two blocks of the real width, whose weights have 2.3 GB in float32; the largest has 0.26 GB."""
     code = ("import sys; sys.path.insert(0, 'scripts'); import run_stage; from runtime import ort; ort._USABLE = 0.0; "
             f"sys.exit(run_stage.main([{str(linked[0])!r}, 'dit_cond', '--size', '256']))")  # fmt: skip
     measured = run_measured([sys.executable, "-c", code], ROOT)
     assert measured.code == 0 and "finite: True" in measured.stdout, measured.stderr
-    # The largest, its transposition, ONNX Runtime itself, and activations of 320 rows.
-    assert measured.peak_bytes < 1.0e9
+    # Measured: 1.45 GB, and 1.48 GB with 34 blocks. The largest weight, its transposition, what the product packs of
+    # it, ONNX Runtime itself, and activations of 320 rows.
+    assert measured.peak_bytes < 1.7e9
 
 
 @pytest.mark.parametrize("stage", ["text_encoder", "dit_cond"])
