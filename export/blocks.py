@@ -31,9 +31,10 @@ class Stack:
     def first(self) -> nn.Module:
         return self.blocks[0]
 
-    def __len__(self) -> int:
-        """Number of copies; the last block of the list is none."""
-        return len(self.blocks) - 1
+    @property
+    def copied(self) -> range:
+        """Numbers of the blocks that are copies: all but the last."""
+        return range(len(self.blocks) - 1)
 
 
 def find_stack(module: nn.Module) -> Stack | None:
@@ -65,7 +66,7 @@ def stand_ins(stack: Stack) -> Iterator[None]:
     """While the context is open, every block but the last is one node of an operator that does not exist."""
     blocks = list(stack.blocks)
     try:
-        for index in range(len(stack)):
+        for index in stack.copied:
             stack.blocks[index] = _StandIn(index)
         yield
     finally:
@@ -101,32 +102,43 @@ def put_in(model: ir.Model, block: ir.Model, stack: Stack) -> None:
     """Replace the stand-ins of `model` by copies of the graph of a block, whose parameters become initializers."""
     constants: dict[str, ir.Value] = {}
     for node in [node for node in model.graph if node.domain == _DOMAIN]:
+        prefix = f"{stack.name}.{node.attributes[_INDEX].as_int()}."
         copy = block.graph.clone()
         for inner, outer in zip(copy.inputs, node.inputs, strict=True):
             assert outer is not None
             ir.convenience.replace_all_uses_with(inner, outer)
-        prefix = f"{stack.name}.{node.attributes[_INDEX].as_int()}."
-        for name, value in list(copy.initializers.items()):
-            copy.initializers.pop(name)
-            if value.const_value is None:
-                value.name = prefix + name
-                model.graph.initializers[value.name] = value
-            elif name in constants:
-                ir.convenience.replace_all_uses_with(value, constants[name])
-            else:
-                constants[name] = value
-                value.name = f"{stack.name}.{name}"
-                model.graph.initializers[value.name] = value
+        _move_initializers(copy, model.graph, stack, prefix, constants)
         result = copy.outputs[0]
-        copy.outputs.clear()
-        nodes = list(copy)
-        copy.remove(nodes)
-        for made in nodes:
-            made.name = prefix + str(made.name)
-            for output in made.outputs:
-                output.name = prefix + str(output.name)
-        model.graph.insert_before(node, nodes)
+        model.graph.insert_before(node, _released_nodes(copy, prefix))
         ir.convenience.replace_all_uses_with(node.outputs[0], result)
         model.graph.remove(node, safe=True)
     model.opset_imports.pop(_DOMAIN)
     CommonSubexpressionEliminationPass()(model)  # what each copy makes of the same inputs
+
+
+def _move_initializers(
+    copy: ir.Graph, graph: ir.Graph, stack: Stack, prefix: str, constants: dict[str, ir.Value]
+) -> None:
+    """Parameters become the graph's under the block's own `prefix`; of `constants` the first copy's serve all."""
+    for name, value in list(copy.initializers.items()):
+        copy.initializers.pop(name)
+        if name in constants:
+            ir.convenience.replace_all_uses_with(value, constants[name])
+            continue
+        value.name = prefix + name
+        if value.const_value is not None:
+            value.name = f"{stack.name}.{name}"
+            constants[name] = value
+        graph.initializers[value.name] = value
+
+
+def _released_nodes(copy: ir.Graph, prefix: str) -> list[ir.Node]:
+    """The nodes of a graph that is given up, with names of their own."""
+    copy.outputs.clear()
+    nodes = list(copy)
+    copy.remove(nodes)
+    for node in nodes:
+        node.name = prefix + str(node.name)
+        for output in node.outputs:
+            output.name = prefix + str(output.name)
+    return nodes

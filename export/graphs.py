@@ -5,7 +5,7 @@ latent grid. A prompt is never padded, so no graph has a mask. The graphs for ti
 weights, for one picture at a time, with a thumbnail as a second input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,15 @@ def is_tile(graph: str) -> bool:
 def stage_of(graph: str) -> str:
     """The stage of the checkpoint whose weights a graph has."""
     return _WHOLE.get(graph, graph)
+
+
+def configuration(graph: str, checkpoint: Checkpoint) -> tuple[Hashable, ...]:
+    """All of a checkpoint that a graph depends on, but for the values of its weights."""
+    if graph == "text_encoder":
+        return checkpoint.text_encoder, checkpoint.transformer
+    if graph in ("dit_cond", "dit_uncond"):
+        return (checkpoint.transformer,)
+    return checkpoint.autoencoder, checkpoint.transformer.in_channels
 
 
 def graph_module(graph: str, checkpoint: Checkpoint) -> nn.Module:

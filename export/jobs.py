@@ -8,7 +8,7 @@ from typing import Any
 
 from export.bundle import file_spec
 from export.engine_stage import EngineOptions, build_engine
-from export.graphs import graphs_of, stage_of
+from export.graphs import configuration, graphs_of, stage_of
 from export.ledger import Finished, key_of
 from export.stage import StageOptions, export_stage
 from model.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ class Job:
             {
                 "stage": self.stage, "options": self.options, "engine": self.engine,
                 "engine version": self.engine and self.engine.version,
-                "configuration": (checkpoint.transformer, checkpoint.text_encoder, checkpoint.autoencoder),
+                "configuration": configuration(self.stage, checkpoint),
                 "weights": checkpoint.stamp(stage_of(self.stage)),
                 "loras": [(lora.sha256, lora.scale) for lora in touching(checkpoint, stage_of(self.stage))],
             }

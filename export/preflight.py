@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 
 from export.engine_form import groups
@@ -14,6 +15,7 @@ from export.weights import is_held, parts_of
 from model.checkpoint import Checkpoint
 from model.layers import set_compute_dtype
 
+_CODES = ir.DataType.FLOAT8E4M3FN
 _SPARE_BYTES = 64 << 20
 """Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
 _PROCESS_BYTES = 1 << 30
@@ -69,35 +71,36 @@ def available_memory() -> int:
 
 def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
     """Bytes of a stage's weights: one for a float8 code and four for each row's scale, else the compute type's."""
-    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
-    coded: set[str] = set()
-    if precision.weights_fp8 and not stage.startswith("vae_"):
-        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
-    return sum(
-        p.numel() + 4 * p.shape[0] if name in coded else p.numel() * p.element_size()
-        for name, p in module.named_parameters()
-    )
+    parameters = _parameters(checkpoint, stage, precision, recipe).values()
+    return sum(_nbytes(shape, dtype) + (4 * shape[0] if dtype == _CODES else 0) for shape, dtype in parameters)
 
 
 def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
     """Bytes of weights that are written for the builder of an engine, since no file holds them as it wants them."""
-    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
-    sources = checkpoint.sources[stage]
-    coded: set[str] = set()
-    if precision.weights_fp8 and not stage.startswith("vae_"):
-        coded = set(quantized_weights(module, stage, sources, recipe))
-    written: dict[str, int] = {}
-    sizes, types = {}, {}
-    for name, p in module.named_parameters():
-        types[name] = ir.DataType.FLOAT8E4M3FN if name in coded else from_torch_dtype(p.dtype)
-        sizes[name] = p.numel() * types[name].itemsize
-        if not is_held(parts_of(sources[name]), types[name]):
-            written[name] = sizes[name]
+    sources, parameters = checkpoint.sources[stage], _parameters(checkpoint, stage, precision, recipe)
+    written = {name for name, (_, dtype) in parameters.items() if not is_held(parts_of(sources[name]), dtype)}
     for _, names in groups(sources):
         parts = [part for name in names for part in parts_of(sources[name])]
-        if not is_held(parts, types[names[0]]):
-            written |= {name: sizes[name] for name in names}
-    return int(sum(written.values()))
+        if not is_held(parts, parameters[names[0]][1]):
+            written |= set(names)
+    return sum(_nbytes(*parameters[name]) for name in written)
+
+
+def _nbytes(shape: torch.Size, dtype: ir.DataType) -> int:
+    return shape.numel() * int(dtype.itemsize)
+
+
+def _parameters(
+    checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe
+) -> dict[str, tuple[torch.Size, ir.DataType]]:
+    """Shape of each parameter of a stage, and the type that its graph holds it in."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
+    coded: set[str] = set()
+    if precision.weights_fp8 and not stage.startswith("vae_"):
+        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
+    return {
+        name: (p.shape, _CODES if name in coded else from_torch_dtype(p.dtype)) for name, p in module.named_parameters()
+    }
 
 
 def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0) -> Needs:

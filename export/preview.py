@@ -11,7 +11,7 @@ is rounded to five digits, so that another machine gives the same manifest but f
 import numpy as np
 import torch
 
-from model.autoencoder import PATCH, pack
+from model.autoencoder import PATCH, from_bytes, pack
 from model.checkpoint import Checkpoint
 from runtime.manifest import PreviewSpec
 
@@ -26,7 +26,7 @@ def fit_preview(checkpoint: Checkpoint) -> PreviewSpec:
     """The preview map of a checkpoint's VAE; CheckpointError if a weight is not finite."""
     encoder, decoder = checkpoint.load("vae_encoder"), checkpoint.load("vae_decoder")
     with torch.no_grad():
-        latents, log_variance = encoder.moments(torch.from_numpy(_pictures()))  # (B, c, 2h, 2w)
+        latents, log_variance = encoder.moments(from_bytes(torch.from_numpy(_pictures())))  # (B, c, 2h, 2w)
         images = decoder(decoder.latent_stats.normalize(pack(latents)))
     side = images.shape[1] // latents.shape[2]
     colours = images.numpy().astype(np.float64)

@@ -1,16 +1,16 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-from torch import nn
+import torch
 from tqdm import tqdm
 
 from export import engine_form, weights
 from export.attention import quantize_attention
-from export.graphs import graph_module, graph_record, is_tile, stage_of
+from export.graphs import configuration, graph_module, graph_record, is_tile, stage_of
 from export.precision import Precision, torch_dtype
 from export.qdq import Form, activation_scale, quantize_input, quantize_weights
 from export.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
@@ -18,6 +18,9 @@ from export.trace import trace
 from model.checkpoint import Checkpoint, Sources
 from model.layers import set_compute_dtype
 from runtime.manifest import GraphSpec
+
+_GRAPHS: dict[Hashable, ir.Model] = {}
+"""What has been traced: graphs without weights, a few megabytes each at most."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,11 @@ def export_stage(
 
 def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:
     """The graph of a stage in the options' form; every initializer knows where its value comes from."""
-    module = set_compute_dtype(graph_module(stage, checkpoint), torch_dtype(options.precision.stage(stage)))
-    model = trace(module, graph_record(stage, checkpoint))
+    model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
     sources = dict(checkpoint.sources[stage_of(stage)])
     joined = engine_form.join_products(model, sources) if options.form == "trt" else {}
     if options.precision.weights_fp8 and not stage.startswith("vae_"):
-        quantize(model, module, checkpoint, stage, sources, options, joined)
+        quantize(model, checkpoint, stage, sources, options, joined)
     if options.form == "trt":
         engine_form.scale_after_products(model)
         engine_form.sum_single_rows(model)
@@ -87,6 +89,15 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     if options.linked:
         weights.link(model, sources, stitch=options.form == "trt")
     return model
+
+
+def _traced(checkpoint: Checkpoint, stage: str, dtype: torch.dtype) -> ir.Model:
+    """A graph without weights, the caller's own. It is traced once in a process, and serves all backends' forms."""
+    key = (stage, dtype, configuration(stage, checkpoint))
+    if key not in _GRAPHS:
+        module = set_compute_dtype(graph_module(stage, checkpoint), dtype)
+        _GRAPHS[key] = trace(module, graph_record(stage, checkpoint))
+    return _GRAPHS[key].clone()
 
 
 def _save_beside_whole(model: ir.Model, parameters: Collection[str], onnx: Path, whole: str) -> None:
@@ -100,7 +111,6 @@ def _save_beside_whole(model: ir.Model, parameters: Collection[str], onnx: Path,
 
 def quantize(
     model: ir.Model,
-    module: nn.Module,
     checkpoint: Checkpoint,
     stage: str,
     sources: Sources,
@@ -110,7 +120,8 @@ def quantize(
     """Put float8 into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
     layers = checkpoint.transformer.num_layers
     whole = {part: name for name, parts in joined.items() for part in parts}
-    coded = {whole.get(n, n) for n in quantized_weights(module, stage, checkpoint.sources[stage], options.recipe)}
+    linear = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], options.recipe)
+    coded = {whole.get(name, name) for name in linear}
     quantize_weights(model, sources, sorted(coded), options.form)
     points = options.recipe.points(stage, layers)
     # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.

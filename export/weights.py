@@ -67,14 +67,12 @@ def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
 
 def parts_of(source: object) -> list[StoredTensor]:
     """The stored tensors that a parameter is made of one after another; empty if it is computed from them."""
-    sources = source.sources if isinstance(source, Joined) else (source,)
-    found: list[StoredTensor] = []
-    for one in sources:
-        parts = one.parts if isinstance(one, Source) else ()
-        if not parts or not all(isinstance(part, StoredTensor) for part in parts):
-            return []
-        found += [part for part in parts if isinstance(part, StoredTensor)]
-    return found
+    if isinstance(source, Joined):
+        each = [parts_of(one) for one in source.sources]
+        return [part for parts in each for part in parts] if all(each) else []
+    parts = source.parts if isinstance(source, Source) else ()
+    stored = [part for part in parts if isinstance(part, StoredTensor)]
+    return stored if len(stored) == len(parts) else []
 
 
 def is_held(parts: Sequence[StoredTensor], dtype: ir.DataType) -> bool:
@@ -105,8 +103,9 @@ def _cast_rows(graph: ir.Graph, table: ir.Value) -> None:
 
 def _stored(name: str, sources: Sources) -> StoredTensor | None:
     """The one stored tensor that is the initializer `name`: a parameter, or the row scales of its codes."""
-    if (source := sources.get(name)) is not None:
-        return source.parts[0] if isinstance(source, Source) and len(source.parts) == 1 else None
+    if name in sources:
+        parts = parts_of(sources[name])
+        return parts[0] if len(parts) == 1 else None
     source = sources.get(name.removesuffix("_scale"))
     return source.scales[0] if isinstance(source, Source) and len(source.scales) == 1 else None
 

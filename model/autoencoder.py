@@ -206,11 +206,11 @@ class EncoderStage(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Latents (B, H / 16, W / 16, C) float32 from pictures (B, H, W, 3) uint8."""
-        return self.latent_stats.normalize(pack(self.moments(image)[0]))
+        return self.latent_stats.normalize(pack(self.moments(from_bytes(image))[0]))
 
-    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, c, H / 8, W / 8) of the posterior of pictures (B, H, W, 3) uint8."""
-        mean, log_variance = self.quant_conv(self.encoder(from_bytes(image))).chunk(2, dim=1)
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, c, H / 8, W / 8) of the posterior of pixels (B, 3, H, W) in [-1, 1]."""
+        mean, log_variance = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
         return mean, log_variance
 
 

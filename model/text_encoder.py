@@ -5,7 +5,7 @@ on all axes of Qwen3-VL's multi-axis RoPE, which makes it ordinary one-dimension
 ``modeling_qwen3_vl.py``; taps and their order: ideogram-oss/ideogram4 ``pipeline_ideogram4.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -159,3 +159,14 @@ def text_encoder_config(data: dict[str, Any]) -> TextEncoderConfig:
     if isinstance(rope, dict) and "rope_theta" in rope:  # spelling of transformers 5
         data = data | {"rope_theta": rope["rope_theta"]}
     return from_dict(TextEncoderConfig, data, "text_encoder")
+
+
+def text_encoder_json(config: TextEncoderConfig, coded: bool) -> dict[str, Any]:
+    """What ``text_encoder/config.json`` of a checkpoint holds; `coded` if Linear weights are float8 codes."""
+    text = {key: value for key, value in asdict(config).items() if key != "rope_theta"}
+    short = 5 * config.head_dim // 32  # of the pairs of a head, as Qwen3-VL's 24, 20 and 20 of 64; text needs none
+    sections = [config.head_dim // 2 - 2 * short, short, short]
+    rope = {"rope_theta": config.rope_theta, "rope_type": "default", "mrope_interleaved": True,
+            "mrope_section": sections}  # fmt: skip
+    text |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu", "rope_parameters": rope}
+    return {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": coded, "text_config": text}

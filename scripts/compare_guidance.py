@@ -20,11 +20,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from export.quality import psnr  # noqa: E402
 from runtime.console import guard  # noqa: E402
 from runtime.guidance import UnconditionalPasses  # noqa: E402
 from runtime.pipeline import Pipeline  # noqa: E402
 from runtime.plan import make_plan  # noqa: E402
-from training.judge import Verdict, judge  # noqa: E402
+from training.judge import ASPECTS, Verdict, judge, share  # noqa: E402
 from training.questions import Question, questions  # noqa: E402
 from training.scenes import SIZE  # noqa: E402
 
@@ -50,10 +51,6 @@ class Row:
     """dB; infinite for the full setting."""
     verdicts: list[Verdict]
 
-    def share(self, aspect: str) -> float:
-        """Of the pictures that got an aspect right."""
-        return mean(getattr(verdict, aspect) for verdict in self.verdicts)
-
 
 def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> list[Row]:
     """Make the pictures of all settings in turns, so that a busy machine slows all of them alike."""
@@ -72,15 +69,10 @@ def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> li
             full = made.images if full is None else full
             counts[setting] = sum(step.guidance != 1 and not step.reuse for step in plan.steps)
             seconds[setting].append(made.seconds)
-            quality[setting].append(_psnr(made.images, full))
+            quality[setting].append(psnr(made.images, full))
             verdicts[setting].append(judge(made.images[0], question.scene))
     base = median(seconds[SETTINGS[0]])
     return [Row(s, counts[s], median(seconds[s]) / base, mean(quality[s]), verdicts[s]) for s in SETTINGS]
-
-
-def _psnr(image: np.ndarray, wanted: np.ndarray) -> float:
-    error = np.square(image.astype(np.float64) - wanted).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,7 +98,7 @@ def print_table(args: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for row in compare(pipeline, args.preset, asked):
         interval = "{:g}:{:g}".format(*row.passes.interval) if row.passes.interval else ""
-        shares = " | ".join(f"{row.share(aspect):.0%}" for aspect in ("background", "color", "place", "shape"))
+        shares = " | ".join(f"{share(row.verdicts, aspect):.0%}" for aspect in ASPECTS)
         print(f"| {interval} | {row.passes.every} | {row.count} | {row.time:.0%} | {row.psnr:.1f} dB | {shares} |")
 
 

@@ -21,10 +21,8 @@ sys.path.insert(0, str(ROOT))
 from runtime.console import guard  # noqa: E402
 from runtime.pipeline import Pipeline  # noqa: E402
 from runtime.schedule import PRESETS  # noqa: E402
-from training.judge import Verdict, judge  # noqa: E402
+from training.judge import ASPECTS, Verdict, judge, share  # noqa: E402
 from training.questions import KINDS, Question, questions  # noqa: E402
-
-ASPECTS = ("background", "color", "place", "shape")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def summarize(
 ) -> Result:
     """Count what is right."""
     count = len(verdicts)
-    shares = {aspect: 100 * sum(getattr(verdict, aspect) for verdict in verdicts) / count for aspect in ASPECTS}
+    shares = {aspect: 100 * share(verdicts, aspect) for aspect in ASPECTS}
     everything = 100 * sum(all(asdict(verdict).values()) for verdict in verdicts) / count
     return Result(bundle, precision, preset, guidance, kind, count, **shares, everything=everything)
 
@@ -103,7 +101,7 @@ def table(results: list[Result]) -> str:
         guidance = "preset's" if result.guidance is None else f"{result.guidance:g}"
         lines.append(
             f"| {result.precision} | {result.preset} | {guidance} | {result.prompts} {result.kind} | "
-            + " | ".join(f"{share:.1f} %" for share in shares) + " |"
+            + " | ".join(f"{percent:.1f} %" for percent in shares) + " |"
         )  # fmt: skip
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from model.autoencoder import AutoencoderConfig, DecoderStage, EncoderStage
 from model.checkpoint import open_checkpoint
 from model.fingerprint import fingerprint
 from model.fp8 import E4M3_MAX
-from model.text_encoder import TextEncoderConfig, TextStage
+from model.text_encoder import TextEncoderConfig, TextStage, text_encoder_json
 from model.transformer import Ideogram4Transformer, TransformerConfig
 from runtime.console import guard
 
@@ -217,11 +217,7 @@ def _config(
     part: str, transformer: TransformerConfig, text: TextEncoderConfig, vae: AutoencoderConfig, args: argparse.Namespace
 ) -> dict:
     if part == "text_encoder":
-        inner = {key: value for key, value in asdict(text).items() if key != "rope_theta"}
-        inner |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu",
-                  "rope_parameters": {"rope_theta": text.rope_theta, "rope_type": "default",
-                                      "mrope_interleaved": True, "mrope_section": [24, 20, 20]}}  # fmt: skip
-        return {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": args.dtype == "fp8", "text_config": inner}
+        return text_encoder_json(text, args.dtype == "fp8")
     if part == "vae":
         return {"_class_name": "AutoencoderKLFlux2", **asdict(vae)}
     named = {"_class_name": "Ideogram4Transformer2DModel"} if args.layout == "diffusers" else {}

@@ -1,5 +1,6 @@
 """Fixtures. Nothing here imports torch before a fixture needs it: tests/runtime also runs where torch is missing."""
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here."""
+    """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here, by one worker for all."""
     if given := os.environ.get(BUNDLE_VARIABLE):
         return Path(given)
-    from export.build import build
-    from export.demo_model import DEMO_CHECKPOINT
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    bundle = folder / "demo" / "bundle"
+    bundle.parent.mkdir(exist_ok=True)
+    with (folder / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.exists():
+            from export.build import build
+            from export.demo_model import DEMO_CHECKPOINT
 
-    directory = tmp_path_factory.mktemp("demo") / "bundle"
-    build(DEMO_CHECKPOINT, directory, "fp32", "ort", quiet=True)
-    return directory
+            build(DEMO_CHECKPOINT, bundle, "fp32", "ort", quiet=True)
+    return bundle
 
 
 @pytest.fixture(scope="session")

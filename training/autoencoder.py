@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.autoencoder import DecoderStage, EncoderStage, pack
+from model.autoencoder import DecoderStage, EncoderStage, from_bytes, pack
 from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from training.progress import Learner, train
 from training.scenes import SIZE, Scene, draw, sample_scene
@@ -43,7 +43,7 @@ class Autoencoder(nn.Module):
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, c, h, w) of the latents of pixels (B, 3, H, W) in [-1, 1]."""
-        mean, log_variance = self.encode.quant_conv(self.encode.encoder(pixels)).chunk(2, dim=1)
+        mean, log_variance = self.encode.moments(pixels)
         return mean, log_variance.clamp(*_LOG_VARIANCE)
 
     def reconstruct(self, z: Tensor) -> Tensor:
@@ -86,17 +86,16 @@ def _crops(random: np.random.Generator) -> Tensor:
         middle = np.array((element.x, element.y)) + random.uniform(-CROP / 2, CROP / 2, 2)
         x, y = np.clip(middle - CROP / 2, 0, SIZE - CROP).astype(int)
         pictures.append(draw(scene)[y : y + CROP, x : x + CROP])
-    return _scale(np.stack(pictures))
+    return _pixels(pictures)
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
     """(B, 3, SIZE, SIZE) float32 in [-1, 1]."""
-    return _scale(np.stack([draw(scene) for scene in scenes]))
+    return _pixels([draw(scene) for scene in scenes])
 
 
-def _scale(pictures: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return tensor.contiguous(memory_format=torch.channels_last)
+def _pixels(pictures: list[np.ndarray]) -> Tensor:
+    return from_bytes(torch.from_numpy(np.stack(pictures))).contiguous(memory_format=torch.channels_last)
 
 
 def refine_decoder(file: Path, autoencoder: Autoencoder, steps: int, quiet: bool = False) -> None:

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from export.bundle import rename, unfinished
 from export.checksums import SUMS
 from model.fp8 import quantize_rows
 from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
-from model.text_encoder import TextEncoder
+from model.text_encoder import TextEncoder, text_encoder_json
 from runtime.integrity import sha256
 from training.autoencoder import Autoencoder
 from training.scenes import SIZE
@@ -50,21 +51,23 @@ def write_checkpoint(
     conditional: Denoiser,
     unconditional: Denoiser,
 ) -> None:
-    """Write a checkpoint directory in the released layout; `output` must not exist."""
-    save_tokenizer(tokenizer, output / "tokenizer")
-    _save(float8_tensors(nn.ModuleDict({"language_model": encoder})), output / "text_encoder", _text_config(), "model")
-    for folder, denoiser in (("transformer", conditional), ("unconditional_transformer", unconditional)):
-        parts = nn.ModuleDict(dict(denoiser.transformer.named_children()))
-        # Both files of the release hold the text projection, though only the conditional transformer uses it.
-        parts.update({"llm_cond_norm": conditional.llm_cond_norm, "llm_cond_proj": conditional.llm_cond_proj})
-        _save(float8_tensors(parts), output / folder, asdict(TRANSFORMER))
-    vae_config = {"_class_name": "AutoencoderKLFlux2", **asdict(AUTOENCODER), "sample_size": SIZE}
-    _save(_vae_tensors(autoencoder), output / "vae", vae_config)
-    _write_json(
-        output / "model_index.json", {"_class_name": "Ideogram4Pipeline", "sizes": {"minimum": SIZE, "default": SIZE}}
-    )
-    sums = [f"{sha256(file)}  {file.relative_to(output)}\n" for file in sorted(output.rglob("*.safetensors"))]
-    (output / SUMS).write_text("".join(sums), encoding="utf-8")
+    """Write a checkpoint directory in the released layout; `output` must not exist, and appears complete."""
+    with unfinished(output) as partial:
+        save_tokenizer(tokenizer, partial / "tokenizer")
+        tower = float8_tensors(nn.ModuleDict({"language_model": encoder}))
+        _save(tower, partial / "text_encoder", text_encoder_json(TEXT, coded=True), "model")
+        for folder, denoiser in (("transformer", conditional), ("unconditional_transformer", unconditional)):
+            parts = nn.ModuleDict(dict(denoiser.transformer.named_children()))
+            # Both files of the release hold the text projection, though only the conditional transformer uses it.
+            parts.update({"llm_cond_norm": conditional.llm_cond_norm, "llm_cond_proj": conditional.llm_cond_proj})
+            _save(float8_tensors(parts), partial / folder, asdict(TRANSFORMER))
+        vae_config = {"_class_name": "AutoencoderKLFlux2", **asdict(AUTOENCODER), "sample_size": SIZE}
+        _save(_vae_tensors(autoencoder), partial / "vae", vae_config)
+        index = {"_class_name": "Ideogram4Pipeline", "sizes": {"minimum": SIZE, "default": SIZE}}
+        _write_json(partial / "model_index.json", index)
+        sums = [f"{sha256(file)}  {file.relative_to(partial)}\n" for file in sorted(partial.rglob("*.safetensors"))]
+        (partial / SUMS).write_text("".join(sums), encoding="utf-8")
+        rename(partial, output)
 
 
 def float8_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -84,15 +87,6 @@ def _vae_tensors(autoencoder: Autoencoder) -> dict[str, Tensor]:
     tensors["bn.running_mean"] = torch.tensor(LATENT_SHIFT)
     tensors["bn.running_var"] = torch.tensor(LATENT_SCALE).square() - AUTOENCODER.batch_norm_eps
     return tensors
-
-
-def _text_config() -> dict:
-    text = {key: value for key, value in asdict(TEXT).items() if key != "rope_theta"}
-    lanes = TEXT.head_dim // 2
-    text |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu",
-             "rope_parameters": {"rope_theta": TEXT.rope_theta, "rope_type": "default", "mrope_interleaved": True,
-                                 "mrope_section": [lanes - 2 * (lanes // 3), lanes // 3, lanes // 3]}}  # fmt: skip
-    return {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": True, "text_config": text}
 
 
 def _save(tensors: dict[str, Tensor], folder: Path, config: dict, stem: str = "diffusion_pytorch_model") -> None:

@@ -5,7 +5,7 @@ it; a region's colour is the palette colour nearest to its median, its place the
 and its shape the template with the largest overlap (intersection over union of masks, scaled to one box).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
@@ -47,6 +47,14 @@ class Verdict:
     color: bool
     place: bool
     shape: bool
+
+
+ASPECTS = tuple(field.name for field in fields(Verdict))
+
+
+def share(verdicts: list[Verdict], aspect: str) -> float:
+    """Of the pictures that got an aspect right, 0 to 1."""
+    return sum(getattr(verdict, aspect) for verdict in verdicts) / len(verdicts)
 
 
 def judge(picture: np.ndarray, scene: Scene) -> Verdict:

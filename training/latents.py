@@ -3,7 +3,6 @@
 A batch holds prompts of one length only, because the transformer knows no padding.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from training.autoencoder import Autoencoder, latents_of
 from training.captions import caption
+from training.progress import save_whole
 from training.scenes import Scene, sample_scene
 from training.tokenizer import token_ids
 from training.workers import share, wait_for_all, worker
@@ -80,9 +80,7 @@ def _write_chunk(file: Path, autoencoder: Autoencoder, indices: range) -> None:
             mean, std = latents_of(autoencoder, scenes)
         means.append(mean.half())
         variances.append(std.square().mean(dim=(0, 1)))
-    pending = file.with_suffix(".pending")
-    torch.save((torch.cat(means), torch.stack(variances).mean(dim=0)), pending)
-    os.replace(pending, file)
+    save_whole((torch.cat(means), torch.stack(variances).mean(dim=0)), file)
 
 
 def caption_groups(tokenizer: Tokenizer, count: int = SCENES) -> list[Captions]:

@@ -29,14 +29,12 @@ class Learner:
         self.step = 0
 
     def save(self, file: Path) -> None:
-        """Replace `file` in one go, so that a kill leaves the old or the new state."""
+        """Write what `load` needs."""
         state = {
             "step": self.step, "module": self.module.state_dict(), "averaged": self.averaged,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
-        pending = file.with_suffix(".pending")
-        torch.save(state, pending)
-        os.replace(pending, file)
+        save_whole(state, file)
 
     def load(self, file: Path) -> None:
         """Go on from `file`, if it is there."""
@@ -63,6 +61,13 @@ class Learner:
         with torch.no_grad():
             for name, tensor in self.module.state_dict().items():
                 self.averaged[name].lerp_(tensor, 1 - keep)
+
+
+def save_whole(state: object, file: Path) -> None:
+    """Replace `file` in one go, so that a kill leaves the old or the new state."""
+    pending = file.with_suffix(".pending")
+    torch.save(state, pending)
+    os.replace(pending, file)
 
 
 def rate_at(step: int, steps: int, warmup: int = 100, decay: float = 0.25) -> float:

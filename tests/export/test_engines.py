@@ -100,7 +100,11 @@ def test_an_engine_from_stitched_weights_is_the_engine_from_a_copy(tmp_path, mon
     monkeypatch.setattr(weights, "can_stitch", lambda parts: len(parts) == 1)
     _, copied, _ = engine(checkpoint, "dit_cond", tmp_path / "copied", targets=("sm89",))
     name = "engines/rtx-sm89/dit_cond.plan"
-    assert stitched[name].sha256 == copied[name].sha256
+    assert stitched[name].size == copied[name].size
+    one, other = (np.fromfile(tmp_path / kind / name, np.uint8) for kind in ("stitched", "copied"))
+    # The builder numbers some things anew each time: of eight plans of this graph, four with either kind of weights,
+    # any two differed in 0 to 61 bytes. The smallest joined weight has tens of thousands.
+    assert np.count_nonzero(one != other) <= 256
 
 
 def test_nearly_nothing_is_written_for_the_builder(wide, monkeypatch):
@@ -346,7 +350,7 @@ def test_refused_graph_has_the_builders_reason(small_graph, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=lambda sent: sent.name)
-def test_killed_build_goes_on_where_it_was(tmp_path, sent):
+def test_killed_build_goes_on_where_it_was(tmp_path, sent, capsys):
     """After its first finished stage; the second run takes it over and leaves nothing but the bundle."""
     command = [sys.executable, "-m", "export.build", "--output", tmp_path / "bundle"]
     process = start(command)
@@ -359,7 +363,8 @@ def test_killed_build_goes_on_where_it_was(tmp_path, sent):
     _, error = process.communicate(timeout=60)
     assert shell_code(process) == 128 + sent and "Traceback" not in error
     assert "text_encoder" in ledger.read_text() and not (tmp_path / "bundle").exists()
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0 and "ort/text_encoder" in again.stderr and "unchanged, taken" in again.stderr
+    assert main(["--output", str(tmp_path / "bundle")]) == 0
+    again = capsys.readouterr().err
+    assert "ort/text_encoder" in again and "unchanged, taken" in again
     check_files(tmp_path / "bundle", read_manifest(tmp_path / "bundle").files)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

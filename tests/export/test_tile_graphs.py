@@ -106,8 +106,8 @@ def test_preview_map_follows_the_vae(checkpoint):
 
         def moments(self, x):
             """The fourth channel says what the first does, but drowned in noise."""
-            z = torch.zeros(len(x), 32, x.shape[1] // 8, x.shape[2] // 8)
-            z[:, :3] = x.float().unflatten(1, (-1, 8)).unflatten(3, (-1, 8)).mean((2, 4)).permute(0, 3, 1, 2) / 50
+            z = torch.zeros(len(x), 32, x.shape[2] // 8, x.shape[3] // 8)
+            z[:, :3] = (x + 1).unflatten(2, (-1, 8)).unflatten(4, (-1, 8)).mean((3, 5)) * 127.5 / 50
             z[:, 3] = z[:, 0]
             log_variance = torch.full_like(z, -20.0)
             log_variance[:, 3] = 10.0

@@ -1,50 +1,37 @@
 """What the demo model has learned, at a few prompts; scripts/evaluate_demo.py asks for hundreds."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from runtime.pipeline import Pipeline
 from runtime.preview import preview_image
+from scripts import evaluate_demo
 from training.judge import Verdict
 from training.questions import questions
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate_demo", ROOT / "scripts" / "evaluate_demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_summary(script):
+def test_summary():
     verdicts = [Verdict(True, True, True, True), Verdict(True, False, True, False)]
-    result = script.summarize("demo", "fp8", "V4_TURBO_12", None, "one", verdicts)
+    result = evaluate_demo.summarize("demo", "fp8", "V4_TURBO_12", None, "one", verdicts)
     assert (result.background, result.color, result.place, result.shape, result.everything) == (100, 50, 100, 50, 50)
     line = "| fp8 | V4_TURBO_12 | preset's | 2 one | 100.0 % | 50.0 % | 100.0 % | 50.0 % | 50.0 % |"
-    assert script.table([result]).splitlines()[-1] == line
+    assert evaluate_demo.table([result]).splitlines()[-1] == line
 
 
-def test_evaluation_of_few(script, demo_bundle, tmp_path, capsys):
+def test_evaluation_of_few(demo_bundle, tmp_path, capsys):
     output = tmp_path / "results.json"
     arguments = [str(demo_bundle), "--prompts", "2", "--guidance", "preset", "3", "--quiet", "--json", str(output)]
-    assert script.main(arguments) == 0
+    assert evaluate_demo.main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 + 2
     assert output.read_text().count('"precision": "fp32"') == 2
-    assert script.main(arguments) == 1
+    assert evaluate_demo.main(arguments) == 1
     assert "evaluate_demo: error: " in capsys.readouterr().err
 
 
-def test_the_demo_draws_what_it_is_asked_for(script, demo_bundle):
+def test_the_demo_draws_what_it_is_asked_for(demo_bundle):
     """Combinations that it never saw; the bounds are three standard deviations of 40 draws below what is measured."""
     pipeline = Pipeline.load(demo_bundle)
-    verdicts = script.verdicts_of(pipeline, questions("one", 40), "V4_DEFAULT_20", 3.0, quiet=True)
-    result = script.summarize("demo", "fp32", "V4_DEFAULT_20", 3.0, "one", verdicts)
+    verdicts = evaluate_demo.verdicts_of(pipeline, questions("one", 40), "V4_DEFAULT_20", 3.0, quiet=True)
+    result = evaluate_demo.summarize("demo", "fp32", "V4_DEFAULT_20", 3.0, "one", verdicts)
     assert result.background >= 95 and result.place >= 95  # measured: 100 and 100
     assert result.color >= 86 and result.shape >= 72  # measured: 95.6 and 87.5
 
