@@ -17,7 +17,7 @@ demo: $(BUNDLE)/manifest.json
 	$(BIN)/trt-generate --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output demo.png --overwrite
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	$(TRITON_BIN)/python -m export.triton $(BUNDLE) --output triton-repository --stream --overwrite

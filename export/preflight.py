@@ -22,8 +22,8 @@ _PROCESS_BYTES = 1 << 30
 """Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
 _ENGINE_FACTOR = 1.2
 """Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
-_TRACE_SECONDS, _BYTES_PER_SECOND = 15, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
-"""For the estimate of the time: tracing of the text encoder and the transformers, and what follows, on two cores."""
+_TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
+"""For the estimate of the time: tracing of all graphs, and what follows, on two cores."""
 
 
 @dataclass(frozen=True)
