@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import peers
 import pytest
 from processes import ROOT
 
 from export.build import main
+from export.checksums import SUMS
+from export.demo_model import DEMO_CHECKPOINT
 from model.checkpoint import open_checkpoint
 from runtime import Pipeline, ort
 from runtime.integrity import check_files
@@ -68,11 +71,10 @@ def test_linked_weights_are_the_checkpoints_own_files(wide, linked):
 
 
 def test_linked_bundle_makes_the_picture_of_a_copied_one(tmp_path):
-    """Byte for byte, on the small model."""
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "--size", "demo")
+    """Byte for byte, on the demo."""
     pictures = []
     for kind in ("link", "copy"):
-        arguments = ["--checkpoint", str(checkpoint), "--precision", "fp8-weight-only", "--weights", kind, "--quiet"]
+        arguments = ["--precision", "fp8-weight-only", "--weights", kind, "--quiet"]
         assert main([*arguments, "--output", str(tmp_path / kind)]) == 0
         pictures.append(Pipeline.load(tmp_path / kind).generate("a circle", seed=1, preset="V4_INSTANT_8").images)
     assert np.array_equal(*pictures) and pictures[0].std() > 0
@@ -80,7 +82,8 @@ def test_linked_bundle_makes_the_picture_of_a_copied_one(tmp_path):
 
 def test_nan_in_linked_weights_is_found(tmp_path, capsys):
     """They are not read to be written, so the scan beside the build must find it."""
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "--size", "demo")
+    checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    (checkpoint / SUMS).unlink()
     tensor = open_checkpoint(checkpoint).sources["dit_cond"]["layers.1.attention.o.weight"].parts[0]
     with tensor.file.open("r+b") as stream:
         stream.seek(tensor.offset + 77)

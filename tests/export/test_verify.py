@@ -340,9 +340,10 @@ def test_output(demo_bundle, tmp_path, capsys):
     refused(capsys, tmp_path, "for the report does not exist", demo_bundle, "--output", tmp_path / "no" / "report")
 
 
-def test_bundle_of_another_model(peer_bundle, tmp_path, capsys):
-    bundle = peer_bundle("head32", "fp32")
-    refused(capsys, tmp_path, f"the bundle {bundle} was not made from the checkpoint {DEMO_CHECKPOINT}: its", bundle)
+def test_bundle_of_another_model(demo_bundle, peer, tmp_path, capsys):
+    checkpoint = peer("head32", "diffusers")[1]
+    message = f"the bundle {demo_bundle} was not made from the checkpoint {checkpoint}: its"
+    refused(capsys, tmp_path, message, demo_bundle, "--checkpoint", checkpoint)
 
 
 def test_float8_bundle_of_another_model_of_the_same_sizes(fp8_bundle, tmp_path, capsys):
