@@ -133,14 +133,21 @@ def _config(trt: Any, builder: Any, targets: Sequence[str], shapes: Shapes) -> A
 def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:
     """Run the build beside the main thread, which alone sees Ctrl-C and then asks the builder to stop."""
     results: list[bool] = []
-    thread = threading.Thread(target=lambda: results.append(build()), daemon=True)
-    thread.start()
+    ended = threading.Event()  # join() and is_alive() call a thread ended whose join Ctrl-C has interrupted (Python 3.11)
+
+    def run() -> None:
+        try:
+            results.append(build())
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
+        while not ended.wait(0.1):
+            pass
     except BaseException:
         monitor.cancelled = True
-        thread.join()
+        ended.wait()
         raise
     return bool(results and results[0])
 

@@ -6,6 +6,7 @@ stated one after a change is good news: state it.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -368,3 +369,21 @@ def test_killed_build_goes_on_where_it_was(tmp_path, sent, capsys):
     assert "ort/text_encoder" in again and "unchanged, taken" in again
     check_files(tmp_path / "bundle", read_manifest(tmp_path / "bundle").files)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_interrupt_inside_the_builder(wide, tmp_path):
+    """Two seconds into an engine's build. Python must not end before the builder has, which would abort the process."""
+    command = [sys.executable, "-m", "export.build", "--checkpoint", wide.directory, "--precision", "fp8-weight-only",
+               "--backend", "rtx", "--output", tmp_path / "bundle"]  # fmt: skip
+    process = start(command)
+    shown = ""
+    while not re.search(r"dit_cond: .* \d+/\d+", shown):
+        part = process.stderr.read(64)
+        assert part, shown
+        shown += part
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert shell_code(process) == 130, error[-2000:]
+    assert error.endswith("export.build: interrupted\n") and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
