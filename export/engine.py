@@ -133,7 +133,7 @@ def _config(trt: Any, builder: Any, targets: Sequence[str], shapes: Shapes) -> A
 def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:
     """Run the build beside the main thread, which alone sees Ctrl-C and then asks the builder to stop."""
     results: list[bool] = []
-    ended = threading.Event()  # join() and is_alive() call a thread ended whose join Ctrl-C has interrupted (Python 3.11)
+    ended = threading.Event()  # a thread whose join() was interrupted counts as ended, alive or not (Python 3.11)
 
     def run() -> None:
         try:
