@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -147,7 +147,9 @@ def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:
             pass
     except BaseException:
         monitor.cancelled = True
-        ended.wait()
+        while not ended.is_set():
+            with suppress(KeyboardInterrupt):  # a second Ctrl-C does not make it faster
+                ended.wait()
         raise
     return bool(results and results[0])
 
