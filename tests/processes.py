@@ -1,7 +1,9 @@
-"""Processes as a shell starts and judges them."""
+"""Processes as a shell starts and judges them, and the script that makes checkpoints."""
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,3 +21,10 @@ def start(command: Sequence[object]) -> subprocess.Popen[str]:
 def shell_code(process: subprocess.Popen[str]) -> int:
     """The exit code as ``$?``: Python now and then ends by the signal itself after Ctrl-C, which a shell calls 130."""
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def make_checkpoint(directory: Path, *arguments: object) -> Path:
+    """What scripts/make_checkpoint.py writes to `directory`."""
+    command = [sys.executable, "scripts/make_checkpoint.py", "--quiet", "--output", directory, *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    return directory

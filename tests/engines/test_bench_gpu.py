@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as cudart
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, make_checkpoint
 
 from export.memory import Peak
 from export.quality import psnr
@@ -119,17 +119,7 @@ def demo_checkpoint_pair(tmp_path_factory):
     """A small checkpoint as scripts/make_checkpoint.py writes it for diffusers, and its bundle."""
     folder = tmp_path_factory.mktemp("bench")
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
-    script = [
-        sys.executable,
-        "scripts/make_checkpoint.py",
-        "--size",
-        "demo",
-        "--layout",
-        "diffusers",
-        "--dtype",
-        "bf16",
-    ]
-    subprocess.run([*script, "--output", checkpoint, "--quiet"], cwd=ROOT, check=True)
+    make_checkpoint(checkpoint, "--size", "demo", "--layout", "diffusers", "--dtype", "bf16")
     build = [sys.executable, "-m", "export.build", "--checkpoint", checkpoint, "--output", bundle, "--quiet"]
     subprocess.run(build, cwd=ROOT, check=True)
     return bundle, checkpoint

@@ -5,11 +5,9 @@ stated one after a change is good news: state it.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,7 +18,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import tensorrt_rtx
-from processes import ROOT, shell_code, start
+from processes import make_checkpoint, shell_code, start
 
 from export import weights
 from export.build import main
@@ -48,10 +46,8 @@ BLOCK_KERNELS = {"fp8": 12, "base": 12}
 def wide(tmp_path_factory):
     """A checkpoint of two blocks of the real width: 4608, 18 heads of 256."""
     directory = tmp_path_factory.mktemp("wide") / "checkpoint"
-    command = [sys.executable, "scripts/make_checkpoint.py", "--size", "wide", "--quiet", "--output", directory,
-               "--parts", "transformer", "text_encoder", "vae"]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    return open_checkpoint(directory)
+    parts = ("transformer", "text_encoder", "vae")
+    return open_checkpoint(make_checkpoint(directory, "--size", "wide", "--parts", *parts))
 
 
 def stage_options(checkpoint, stage, attention, precision="fp8", linked=True, base="bf16"):

@@ -5,14 +5,11 @@ cut out of all but ``unfused.log``; ``dit_cond.log`` is otherwise whole, the oth
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+from processes import make_checkpoint
 
 from export.engine_files import engines_from_json, engines_to_dict, kernels_from_json, kernels_to_json
 from export.engine_report import Build, Wanted, audit, report
@@ -132,18 +129,9 @@ def test_report_of_a_transformer():
 
 def test_operations_are_those_of_the_model(tmp_path):
     """The kernels' sizes give what the sizes of the checkpoint that they are of give, to the last operation."""
-    script = [
-        sys.executable,
-        "scripts/make_checkpoint.py",
-        "--size",
-        "demo",
-        "--quiet",
-        "--output",
-        tmp_path / "random",
-    ]
-    subprocess.run(script, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    checkpoint = make_checkpoint(tmp_path / "random", "--size", "demo")
     measured = measure(kernels("dit_cond"))
-    wanted = share(open_checkpoint(tmp_path / "random"), "dit_cond", Recipe(activations=True, attention=True), 2)
+    wanted = share(open_checkpoint(checkpoint), "dit_cond", Recipe(activations=True, attention=True), 2)
     uses = (measured.products, measured.row_products, measured.attentions, measured.unfused)
     assert sum(use.operations for use in uses) == wanted.operations
     assert sum(use.operations_fp8 for use in uses) == wanted.operations_fp8

@@ -4,12 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import peers
 import pytest
-from processes import ROOT
+from processes import ROOT, make_checkpoint
 
 from export.build import main
 from export.checksums import SUMS
@@ -21,12 +20,6 @@ from runtime.manifest import read_manifest
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from peak_memory import run_measured
-
-
-def make_checkpoint(directory: Path, *arguments: str) -> Path:
-    command = [sys.executable, "scripts/make_checkpoint.py", "--quiet", "--output", directory, *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    return directory
 
 
 @pytest.fixture(scope="module")
