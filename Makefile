@@ -9,7 +9,7 @@ TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton
 TRITON_BIN := $(TRITON_VENV)/bin
 TRITON_TESTS ?= tests/triton_server
-SOURCES := $(shell find export model -type f -not -path '*/__pycache__/*') $(wildcard runtime/*.py)
+SOURCES := $(shell find calibration export model runtime -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo test triton-demo triton-test lint clean
 
@@ -21,7 +21,7 @@ test: $(VENV)/.test
 
 triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	$(TRITON_BIN)/python -m export.triton $(BUNDLE) --output triton-repository --stream --overwrite
-	$(TRITON_BIN)/python scripts/triton_server.py triton-repository -- $(TRITON_BIN)/python scripts/triton_client.py \
+	$(TRITON_BIN)/python -m scripts.triton.server triton-repository -- $(TRITON_BIN)/python -m scripts.triton.client \
 	  --url {http} --stream --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output triton.png --overwrite
 
 triton-test: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton

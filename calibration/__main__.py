@@ -1,9 +1,9 @@
-"""``python -m calibration``; see `calibration.cli`."""
+"""``python -m calibration``; see `calibration.command`."""
 
 import logging
 import sys
 
-from calibration.cli import main
+from calibration.command import main
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.histogram import Histogram, edges
 from calibration.ranges import TensorRange
-from model.fp8 import E4M3_MAX
+from model.checkpoint.fp8 import E4M3_MAX
 
 _MANTISSA_BITS, _MIN_EXPONENT = 3, -6
 """Of e4m3; below 2^-6 its numbers stay 2^-9 apart."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from calibration.torch_pipeline import manifest_of, prompt_encoder
-from model.checkpoint import Checkpoint
+from calibration.reference import manifest_of, prompt_encoder
+from model.checkpoint.directory import Checkpoint
 from runtime.plan import Plan, make_plan
-from runtime.schedule import PRESETS
+from runtime.sampling.schedule import PRESETS
 
 
 def make_plans(
@@ -38,9 +38,16 @@ def make_plans(
     for index, prompt in enumerate(prompts):
         try:
             plan = make_plan(
-                manifest, encoder, prompt, width=width, height=height, preset=preset, steps=steps, seed=seed + index,
+                manifest,
+                encoder,
+                prompt,
+                width=width,
+                height=height,
+                preset=preset,
+                steps=steps,
+                seed=seed + index,
                 unconditional=unconditional,
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise ValueError(f"prompt {index + 1} of {len(prompts)}: {error}") from error
         plans.append(plan)

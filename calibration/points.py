@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from model.checkpoint import Checkpoint
+    from model.checkpoint.directory import Checkpoint
 
 STAGES = ("dit_cond", "dit_uncond")
 POINTS = (

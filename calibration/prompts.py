@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.prompt import PromptEncoder
+from runtime.prompt.tokens import PromptEncoder
 
 DEFAULT_PROMPTS = Path(__file__).parent / "prompts.txt"
 

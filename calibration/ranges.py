@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.points import tensor_names
-from runtime.decoding import DecodeError, decode
-from runtime.pending import write_whole
+from runtime.atomic_files import write_whole
+from runtime.bundle.json_fields import DecodeError, decode
 
 if TYPE_CHECKING:
-    from model.checkpoint import Checkpoint
+    from model.checkpoint.directory import Checkpoint
 
 FORMAT = "ideogram4-ranges"
 VERSION = 1
@@ -38,7 +38,7 @@ class Model:
 
     name: str
     fingerprint: str
-    """From `model.fingerprint`."""
+    """From `model.checkpoint.fingerprint`."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def check_ranges(ranges: Ranges, checkpoint: "Checkpoint") -> None:
 
     A checkpoint with LoRAs needs ranges that were measured with them: how far they move the activations is unknown.
     """
-    from model.fingerprint import fingerprint  # needs torch, which reading the file does not
-    from model.lora import without_loras
+    from model.checkpoint.fingerprint import fingerprint  # needs torch, which reading the file does not
+    from model.checkpoint.lora import without_loras
 
     name = checkpoint.directory.resolve().name
     if (wanted := fingerprint(checkpoint)) != ranges.model.fingerprint:

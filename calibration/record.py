@@ -16,14 +16,14 @@ from calibration.plans import make_plans
 from calibration.points import STAGES, hooked, tensor_names
 from calibration.prompts import prompts_sha256
 from calibration.ranges import Model, Prompts, Ranges, check_algorithm
+from calibration.reference import check_device, torch_pipeline
 from calibration.state import State, StateError, StateFile, first_state
-from calibration.torch_pipeline import check_device, torch_pipeline
-from model.checkpoint import Checkpoint
-from model.fingerprint import fingerprint
-from runtime.denoise import NonFiniteError
-from runtime.noise import randn
+from model.checkpoint.directory import Checkpoint
+from model.checkpoint.fingerprint import fingerprint
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
+from runtime.sampling.denoise import NonFiniteError
+from runtime.sampling.noise import randn
 
 DEFAULT_ALGORITHM = "max"
 """Static ranges must hold for prompts that were not measured: this one leaves most room. e4m3 is a floating-point
@@ -52,7 +52,7 @@ def calibrate(
         checkpoint: whose transformers run in float32. At most both transformers are in memory at a time: the text
             encoder goes before they come.
         prompts: plain text or Ideogram 4 JSON captions.
-        preset: one of `runtime.schedule.PRESETS`; None for the model's default, unless `steps` is given.
+        preset: one of `runtime.sampling.schedule.PRESETS`; None for the model's default, unless `steps` is given.
         steps: number of steps instead of a preset.
         width: pixels; None for the model's default size.
         height: pixels; None for the model's default size.
@@ -78,10 +78,13 @@ def calibrate(
     model = Model(checkpoint.directory.resolve().name, fingerprint(checkpoint))
     hashed = Prompts(len(prompts), prompts_sha256(prompts))
     measurement = {
-        "preset": first.sampling.preset, "steps": len(first.steps), "width": first.width, "height": first.height,
+        "preset": first.sampling.preset,
+        "steps": len(first.steps),
+        "width": first.width,
+        "height": first.height,
         "seed": seed,
-    }  # fmt: skip
-    identity = {"fingerprint": model.fingerprint, "prompts": hashed.sha256, **measurement}
+    }
+    identity = {"fingerprint": model.checkpoint.fingerprint, "prompts": hashed.sha256, **measurement}
     measured = _measure(checkpoint, plans, device, StateFile(state, identity), quiet)
     tensors = {name: tensor_range(histogram, percentile) for name, histogram in measured.histograms.items()}
     return Ranges(model, algorithm, percentile, hashed, **measurement, tensors=tensors)

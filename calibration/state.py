@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from calibration.histogram import BINS, Histogram, empty_histogram
-from runtime.pending import write_whole
+from runtime.atomic_files import write_whole
 
 _ARRAYS = ("identity", "done", "names", "amax", "counts")
 VERSION = 1

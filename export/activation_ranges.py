@@ -4,7 +4,7 @@ from pathlib import Path
 
 from calibration.ranges import Ranges, check_ranges, read_ranges
 from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
-from model.checkpoint import Checkpoint
+from model.checkpoint.directory import Checkpoint
 
 
 def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) -> Ranges:

@@ -5,11 +5,11 @@ from pathlib import Path
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import Ranges
 from calibration.record import calibrate
-from calibration.torch_pipeline import prompt_encoder
-from model.checkpoint import Checkpoint
+from calibration.reference import prompt_encoder
+from model.checkpoint.directory import Checkpoint
 
 DEMO_CHECKPOINT = Path(__file__).parent / "demo"
-"""Checkpoint directory in the released layout; scripts/train_demo.py wrote it."""
+"""Checkpoint directory in the released layout; scripts/demo/train.py wrote it."""
 _CAPTIONS = (
     "a red circle on a blue background",
     "large yellow star center, black background",

@@ -1,6 +1,6 @@
 """``python -m export.inspect BUNDLE``: what a bundle holds, and what its engines are made of.
 
-The figures are those that the build wrote into the bundle's ``report.json``; `export.engine_report` says what they
+The figures are those that the build wrote into the bundle's ``report.json``; `export.engine.report` says what they
 count. Nothing is loaded and no GPU is needed.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export.engine_files import REPORT, engines_from_json, engines_to_dict, kernels_from_json, kernels_path
-from export.engine_report import EngineReport
-from export.engine_rows import TABLES
-from export.kernels import Kernel
-from export.text_table import aligned
+from export.engine.files import REPORT, engines_from_json, engines_to_dict, kernels_from_json, kernels_path
+from export.engine.kernels import Kernel
+from export.engine.report import EngineReport
+from export.engine.tables import TABLES
+from export.reporting.text_table import aligned
+from runtime.bundle.manifest import BundleError, Manifest, read_manifest
 from runtime.console import guard
-from runtime.manifest import BundleError, Manifest, read_manifest
 
 PROGRAM = "export.inspect"
 _Engines = dict[tuple[str, str], EngineReport | None]

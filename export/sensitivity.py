@@ -20,15 +20,15 @@ from calibration.lora_options import add_lora_options
 from calibration.points import POINTS, names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import Ranges
-from calibration.torch_pipeline import prompt_encoder
+from calibration.reference import prompt_encoder
 from export.activation_ranges import activation_ranges
 from export.demo_model import DEMO_CHECKPOINT
-from export.recipe import OPERANDS, PRODUCTS
+from export.graph.recipe import OPERANDS, PRODUCTS
 from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
-from model.checkpoint import Checkpoint, open_checkpoint
-from model.lora import with_loras
+from model.checkpoint.directory import Checkpoint, open_checkpoint
+from model.checkpoint.lora import with_loras
+from runtime.atomic_files import PendingFiles
 from runtime.console import guard
-from runtime.pending import PendingFiles
 
 PROGRAM = "export.sensitivity"
 
@@ -102,9 +102,12 @@ def run(args: argparse.Namespace) -> None:
         samples = trajectory_samples(checkpoint, prompts, args.preset, args.levels, args.seed)
         rows = measure(checkpoint, ranges, samples, args.quiet)
         report = {
-            "checkpoint": ranges.model.name, "algorithm": ranges.algorithm, "preset": args.preset,
-            "prompts": prompts, "groups": rows,
-        }  # fmt: skip
+            "checkpoint": ranges.model.name,
+            "algorithm": ranges.algorithm,
+            "preset": args.preset,
+            "prompts": prompts,
+            "groups": rows,
+        }
         pending.commit([(json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()])
     if not args.quiet:
         print(f"{'relative error of the velocity':>32}  group quantized")

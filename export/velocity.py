@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from calibration.plans import make_plans
-from calibration.torch_pipeline import torch_pipeline
-from model.checkpoint import Checkpoint
-from runtime.backend import Graph
-from runtime.noise import randn
+from calibration.reference import torch_pipeline
+from model.checkpoint.directory import Checkpoint
+from runtime.graph import Graph
+from runtime.sampling.noise import randn
 
 TRANSFORMERS = ("dit_cond", "dit_uncond")
 

@@ -254,8 +254,13 @@ def from_bytes(image: Tensor) -> Tensor:
 
 def autoencoder_config(data: dict[str, Any]) -> AutoencoderConfig:
     """Read ``vae/config.json``; ValueError for an architecture that `AutoencoderConfig` cannot say."""
-    wanted = {"act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True,
-              "patch_size": [PATCH, PATCH]}  # fmt: skip
+    wanted = {
+        "act_fn": "silu",
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "mid_block_add_attention": True,
+        "patch_size": [PATCH, PATCH],
+    }
     for key, value in wanted.items():
         if data.get(key, value) != value:
             raise ValueError(f"vae: {key} is {data[key]!r}, wanted {value!r}")

@@ -166,7 +166,11 @@ def text_encoder_json(config: TextEncoderConfig, coded: bool) -> dict[str, Any]:
     text = {key: value for key, value in asdict(config).items() if key != "rope_theta"}
     short = 5 * config.head_dim // 32  # of the pairs of a head, as Qwen3-VL's 24, 20 and 20 of 64; text needs none
     sections = [config.head_dim // 2 - 2 * short, short, short]
-    rope = {"rope_theta": config.rope_theta, "rope_type": "default", "mrope_interleaved": True,
-            "mrope_section": sections}  # fmt: skip
+    rope = {
+        "rope_theta": config.rope_theta,
+        "rope_type": "default",
+        "mrope_interleaved": True,
+        "mrope_section": sections,
+    }
     text |= {"model_type": "qwen3_vl_text", "attention_bias": False, "hidden_act": "silu", "rope_parameters": rope}
     return {"model_type": "qwen3_vl", "ideogram_fp8_weight_only": coded, "text_config": text}

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.caption import Caption
     from runtime.pipeline import Generated, Pipeline
+    from runtime.prompt.caption import Caption
 
 __all__ = ["Caption", "Generated", "Pipeline"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module("runtime.caption" if name == "Caption" else "runtime.pipeline"), name)
+        return getattr(import_module("runtime.prompt.caption" if name == "Caption" else "runtime.pipeline"), name)
     raise AttributeError(f"module 'runtime' has no attribute {name!r}")

@@ -14,24 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from runtime import vae
-from runtime.backend import Graph, Opened, choose_backend, choose_placed, open_graphs, open_placed
-from runtime.caption import Caption
+from runtime.backend.limits import check_limits
+from runtime.backend.opening import Opened, choose_backend, choose_placed, open_graphs, open_placed
+from runtime.backend.placement import check_two, place, together
+from runtime.bundle.integrity import check_files
+from runtime.bundle.manifest import BundleError, EngineSet, Manifest, read_manifest
 from runtime.constants import TILE_GRAPHS
-from runtime.denoise import Blend, NonFiniteError, Velocity, denoise
-from runtime.features import FeatureCache
-from runtime.guidance import UnconditionalPasses
-from runtime.inpaint import keep_outside, noised, paste
-from runtime.integrity import check_files
-from runtime.limits import check_limits
-from runtime.manifest import BundleError, EngineSet, Manifest, read_manifest
-from runtime.noise import randn
-from runtime.placement import check_two, place, together
+from runtime.graph import Graph
+from runtime.image import vae
+from runtime.image.init_image import make_source
+from runtime.image.inpaint import keep_outside, noised, paste
 from runtime.plan import Plan, make_plan
-from runtime.prompt import PromptEncoder
-from runtime.schedule import Step
-from runtime.start import make_source
-from runtime.velocity import bind
+from runtime.prompt.caption import Caption
+from runtime.prompt.feature_cache import FeatureCache
+from runtime.prompt.tokens import PromptEncoder
+from runtime.sampling.denoise import Blend, NonFiniteError, Velocity, denoise
+from runtime.sampling.guidance import UnconditionalPasses
+from runtime.sampling.noise import randn
+from runtime.sampling.schedule import Step
+from runtime.sampling.velocity import bind
 
 OnStep = Callable[[int, int, np.ndarray], None]
 """Called after each step with the steps done, the number of steps, and the latents (B, N, C) float32."""
@@ -104,7 +105,7 @@ class Pipeline:
                 run, else ONNX Runtime. `opened.choice` says what was taken and why.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first GPU for engines, the CPU for ONNX Runtime.
             memory: which engines are on the GPU together: ``resident``, ``staged``, or ``auto`` for what fits; see
-                `runtime.memory_plan`.
+                `runtime.tensorrt.memory_plan`.
             threads: CPU threads for a graph of ONNX Runtime; None for one per core.
             verify: compare the SHA-256 of every file with the manifest, not only its size.
             unconditional: load the unconditional transformer, if the bundle has one. Pictures without guidance do
@@ -112,7 +113,7 @@ class Pipeline:
             plans: what will be run, if it is known: sizes that engines do not take are found before loading.
             vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them. Only
                 pictures to start from need the encoder, and only large ones the graphs for tiles.
-            devices: two devices instead of `device`, one for each transformer; see `runtime.placement`.
+            devices: two devices instead of `device`, one for each transformer; see `runtime.backend.placement`.
 
         Raises:
             FileNotFoundError: there is no bundle in `directory`.
@@ -184,9 +185,9 @@ class Pipeline:
             noise: (B, N, C) float32, N image tokens in row-major order; a picture's noised latents to
                 start from one.
             grid: rows and columns of image tokens.
-            steps: from `runtime.schedule.schedule`, or a plan's.
+            steps: from `runtime.sampling.schedule.schedule`, or a plan's.
             unconditional: one of `runtime.plan.UNCONDITIONAL`.
-            blend: see `runtime.denoise.denoise`.
+            blend: see `runtime.sampling.denoise.denoise`.
         """
         rows, columns = grid
         if noise.shape[1:] != (rows * columns, self.manifest.latent_channels):
@@ -205,7 +206,7 @@ class Pipeline:
     def decode(self, latents: np.ndarray, grid: tuple[int, int], tile: int | None = None) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 from latents (B, N, C) float32 on a grid of N = rows * columns tokens.
 
-        `tile` is the side of tiles in pixels, None for the whole picture at once; see `runtime.tiling`.
+        `tile` is the side of tiles in pixels, None for the whole picture at once; see `runtime.image.tiling`.
         """
         # One at a time: the decoder's activations are the largest of the whole line.
         return np.concatenate([vae.decode(self.graphs, self.manifest, one.reshape(*grid, -1), tile) for one in latents])
@@ -250,7 +251,7 @@ class Pipeline:
             prompt: a caption, or text that the model gets as it is: plain text or a JSON caption.
             width: pixels; None for the image's size, or the bundle's default.
             height: as `width`.
-            preset: one of `runtime.schedule.PRESETS`; None for the bundle's default, unless `steps` is given.
+            preset: one of `runtime.sampling.schedule.PRESETS`; None for the bundle's default, unless `steps` is given.
             steps: number of steps instead of a preset, with guidance 7, mu 0 and std 1.5 unless given.
             guidance: one weight for all steps, or one for each; overrides the preset's.
             mu: mean of the schedule; overrides the preset's.
@@ -259,14 +260,14 @@ class Pipeline:
             num_images: pictures from one noise draw of that batch size.
             unconditional: ``graph``, ``conditional`` or ``off`` (all guidance is 1); see `runtime.plan`.
             image: a picture to start from, a file or (H, W, 3) uint8; the other options for it are in
-                `runtime.start.Source`.
+                `runtime.image.init_image.Source`.
             strength: from 0, the picture itself, to 1, almost nothing of it.
             fit: ``crop``, ``pad`` or ``stretch``, for a picture of another aspect ratio.
             mask: a file or (H, W) bool; white is painted anew, the rest stays.
             feather: pixels over which the painted part fades into the kept one.
-            guidance_interval: first and last time at which guidance applies; see `runtime.guidance`.
+            guidance_interval: first and last time at which guidance applies; see `runtime.sampling.guidance`.
             uncond_every: guided steps for each unconditional pass.
-            vae_tile: ``auto``, ``off`` or pixels; see `runtime.tiling`.
+            vae_tile: ``auto``, ``off`` or pixels; see `runtime.image.tiling`.
             noise: (num_images, N, C) float32 to start from instead of the seed's.
             on_step: called after each step.
 
@@ -276,11 +277,23 @@ class Pipeline:
             NonFiniteError: a graph gave NaN or infinity.
         """
         plan = make_plan(
-            self.manifest, self.prompt, str(prompt), width=width, height=height, preset=preset, steps=steps,
-            guidance=guidance, mu=mu, std=std, seed=seed, num_images=num_images, unconditional=unconditional,
-            passes=UnconditionalPasses(guidance_interval, uncond_every), vae_tile=vae_tile,
+            self.manifest,
+            self.prompt,
+            str(prompt),
+            width=width,
+            height=height,
+            preset=preset,
+            steps=steps,
+            guidance=guidance,
+            mu=mu,
+            std=std,
+            seed=seed,
+            num_images=num_images,
+            unconditional=unconditional,
+            passes=UnconditionalPasses(guidance_interval, uncond_every),
+            vae_tile=vae_tile,
             source=make_source(image, strength, fit, mask, feather),
-        )  # fmt: skip
+        )
         return self.run(plan, noise, on_step)
 
     def run(self, plan: Plan, noise: np.ndarray | None = None, on_step: OnStep | None = None) -> Generated:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from runtime.bundle.manifest import Manifest
 from runtime.constants import TILE_GRAPHS
-from runtime.guidance import EVERY_STEP, UnconditionalPasses, thin_out
-from runtime.manifest import Manifest
-from runtime.noise import SEED_LIMIT
-from runtime.prompt import PromptEncoder
-from runtime.schedule import Sampling, Step, sampling, schedule
-from runtime.start import Source, Start, prepare
-from runtime.tiling import resolve_tile
+from runtime.image.init_image import Source, Start, prepare
+from runtime.image.tiling import resolve_tile
+from runtime.prompt.tokens import PromptEncoder
+from runtime.sampling.guidance import EVERY_STEP, UnconditionalPasses, thin_out
+from runtime.sampling.noise import SEED_LIMIT
+from runtime.sampling.schedule import Sampling, Step, sampling, schedule
 
 UNCONDITIONAL = ("graph", "conditional", "off")
 """Where guidance takes the unconditional velocity from: the unconditional transformer, the conditional one on image
@@ -72,11 +72,18 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: enough, with the files that it names, to make the picture again."""
         return {
-            "prompt": self.prompt, "width": self.width, "height": self.height, "seed": self.seed,
-            "num_images": self.num_images, "sampling": asdict(self.sampling), "unconditional": self.unconditional,
-            "passes": asdict(self.passes), "vae_tile": self.vae_tile,
-            "start": None if self.start is None else self.start.to_dict(), "text_tokens": len(self.token_ids),
-        }  # fmt: skip
+            "prompt": self.prompt,
+            "width": self.width,
+            "height": self.height,
+            "seed": self.seed,
+            "num_images": self.num_images,
+            "sampling": asdict(self.sampling),
+            "unconditional": self.unconditional,
+            "passes": asdict(self.passes),
+            "vae_tile": self.vae_tile,
+            "start": None if self.start is None else self.start.to_dict(),
+            "text_tokens": len(self.token_ids),
+        }
 
 
 def make_plan(
@@ -130,9 +137,19 @@ def make_plan(
     weights = tuple(guidance) if isinstance(guidance, Sequence) else guidance
     token_ids = tuple(int(token) for token in np.ravel(encoder.encode(prompt)))
     plan = Plan(
-        prompt, token_ids, width, height, sizes.multiple, seed, num_images,
-        sampling(preset, steps, weights, mu, std), unconditional, passes, tile, start,
-    )  # fmt: skip
+        prompt,
+        token_ids,
+        width,
+        height,
+        sizes.multiple,
+        seed,
+        num_images,
+        sampling(preset, steps, weights, mu, std),
+        unconditional,
+        passes,
+        tile,
+        start,
+    )
     if passes != EVERY_STEP:
         _check_passes(plan)
     if plan.needs_unconditional_graph and "dit_uncond" not in manifest.stages:

@@ -1,8 +1,8 @@
 """Write a checkpoint with the real names, types, shapes and files, and random weights, of any size.
 
-    python scripts/make_checkpoint.py --size full --output checkpoint                          # 28 GB
-    python scripts/make_checkpoint.py --size wide --output checkpoint                          # two real blocks, 1.2 GB
-    python scripts/make_checkpoint.py --size full --parts transformer --output checkpoint      # one transformer alone
+    python -m scripts.make_checkpoint --size full --output checkpoint                          # 28 GB
+    python -m scripts.make_checkpoint --size wide --output checkpoint                          # two real blocks, 1.2 GB
+    python -m scripts.make_checkpoint --size full --parts transformer --output checkpoint      # one transformer alone
 
 The weights come from a seed: normal with a variance of 1 / inputs, so that activations keep their size. They are
 written piece by piece; memory stays below 200 MB whatever the size. Names and types: `model` and the released loaders.
@@ -25,25 +25,30 @@ from tqdm import tqdm
 
 from calibration.points import tensor_names
 from calibration.ranges import Model, Prompts, Ranges, TensorRange, write_ranges
-from export.bundle import check_directory, rename, unfinished
+from export.atomic_directory import check_directory, rename, unfinished
 from export.demo_model import DEMO_CHECKPOINT
 from model.autoencoder import AutoencoderConfig, DecoderStage, EncoderStage
-from model.checkpoint import open_checkpoint
-from model.fingerprint import fingerprint
-from model.fp8 import E4M3_MAX
+from model.checkpoint.directory import open_checkpoint
+from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.fp8 import E4M3_MAX
 from model.text_encoder import TextEncoderConfig, TextStage, text_encoder_json
 from model.transformer import Ideogram4Transformer, TransformerConfig
 from runtime.console import guard
 
-PROGRAM = "make_checkpoint"
+PROGRAM = "scripts.make_checkpoint"
 SMALL_TEXT = TextEncoderConfig(
     hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=128, vocab_size=1024
 )
 SMALL_VAE = AutoencoderConfig(block_out_channels=(16, 32, 32, 32), layers_per_block=1, norm_num_groups=8)
 DEMO = TransformerConfig(
-    num_layers=4, num_attention_heads=2, attention_head_dim=64, intermediate_size=256, adaln_dim=64,
-    llm_features_dim=SMALL_TEXT.features, mrope_section=(12, 10, 10),
-)  # fmt: skip
+    num_layers=4,
+    num_attention_heads=2,
+    attention_head_dim=64,
+    intermediate_size=256,
+    adaln_dim=64,
+    llm_features_dim=SMALL_TEXT.features,
+    mrope_section=(12, 10, 10),
+)
 SIZES = {
     "full": (TransformerConfig(), TextEncoderConfig(), AutoencoderConfig()),
     "wide": (TransformerConfig(num_layers=2, llm_features_dim=SMALL_TEXT.features), SMALL_TEXT, SMALL_VAE),
@@ -77,17 +82,31 @@ class Piece:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog=f"python scripts/{PROGRAM}.py", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__.split("\n\n")[0])
     option = parser.add_argument
-    option("--size", choices=SIZES, default="full",
-        help="full: as released; wide: two blocks of the real width; demo: small (default: %(default)s)")  # fmt: skip
+    option(
+        "--size",
+        choices=SIZES,
+        default="full",
+        help="full: as released; wide: two blocks of the real width; demo: small (default: %(default)s)",
+    )
     option("--layers", type=int, metavar="N", help="blocks of the transformers instead of the size's own number")
     option("--layout", choices=("original", "diffusers"), default="original", help="names (default: %(default)s)")
     option("--dtype", choices=("fp8", "bf16"), default="fp8", help="of Linear weights (default: %(default)s)")
-    option("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
-        help=f"folders to write, of {', '.join(PARTS)} (default: all)")  # fmt: skip
-    option("--ranges", type=Path, metavar="FILE",
-        help="also write activation ranges, all alike, for builds that nobody makes pictures with")  # fmt: skip
+    option(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"folders to write, of {', '.join(PARTS)} (default: all)",
+    )
+    option(
+        "--ranges",
+        type=Path,
+        metavar="FILE",
+        help="also write activation ranges, all alike, for builds that nobody makes pictures with",
+    )
     option("--seed", type=int, default=0, metavar="N", help="of the weights (default: %(default)s)")
     option("--output", type=Path, required=True, metavar="DIR", help="directory to write; it must not exist")
     option("--quiet", action="store_true", help="no progress bar")
@@ -109,8 +128,7 @@ def make_checkpoint(args: argparse.Namespace) -> None:
         for part, pieces in folders.items():
             (partial / part).mkdir()
             stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-            with tqdm(desc=f"{part:26}", total=_total(pieces), unit="B", unit_scale=True,
-                      disable=args.quiet) as bar:  # fmt: skip
+            with tqdm(desc=f"{part:26}", total=_total(pieces), unit="B", unit_scale=True, disable=args.quiet) as bar:
                 _write(partial / part / f"{stem}.safetensors", pieces, generator, bar.update)
             _write_json(partial / part / "config.json", _config(part, transformer, text, vae, args))
         shutil.copytree(DEMO_CHECKPOINT / "tokenizer", partial / "tokenizer")

@@ -14,8 +14,8 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).parent))
 
 from serving import wire
-from serving.asking import Ask
-from serving.engine import Engine
+from serving.requests import Ask
+from serving.service import Engine
 from serving.settings import read_settings
 from serving.tensors import STEP, STEPS
 

@@ -1,5 +1,5 @@
 """The models' inputs and outputs: their names, Triton's types and what they mean. `export.triton` writes them into
-config.pbtxt, and `serving.asking` reads requests by them, so the two cannot disagree.
+config.pbtxt, and `serving.requests` reads requests by them, so the two cannot disagree.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ INPUTS = (
 IMAGE, SEED, METADATA = "image", "seed", "metadata"
 PNG, PNG_BASE64 = "image_png", "image_png_base64"
 PNG_PARAMETER = "png"
-"""Request parameter of the JSON endpoints; see `serving.replies.wanted_outputs`."""
+"""Request parameter of the JSON endpoints; see `serving.responses.wanted_outputs`."""
 STEP, STEPS = "step", "total_steps"
 
 PICTURE_OUTPUTS = (
@@ -56,7 +56,7 @@ PICTURE_OUTPUTS = (
     Tensor(PNG, "TYPE_STRING"),
     Tensor(PNG_BASE64, "TYPE_STRING"),
 )
-"""One row for each picture. The PNG forms are made only when asked for; see `serving.replies.wanted_outputs`."""
+"""One row for each picture. The PNG forms are made only when asked for; see `serving.responses.wanted_outputs`."""
 
 PROGRESS_OUTPUTS = (Tensor(STEP, "TYPE_INT32"), Tensor(STEPS, "TYPE_INT32"))
 """What each response of the streaming model begins with: the steps done, and their number."""

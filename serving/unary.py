@@ -8,8 +8,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from serving import wire
-from serving.asking import Ask
-from serving.engine import Engine
+from serving.requests import Ask
+from serving.service import Engine
 from serving.settings import read_settings
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from runtime.console import describe
-from serving.asking import Ask, read_plans
-from serving.engine import Engine, EngineFailedError
-from serving.replies import reply, wanted_outputs
+from serving.batching import Cancelled, Outcome
+from serving.requests import Ask, read_plans
+from serving.responses import reply, wanted_outputs
+from serving.service import Engine, EngineFailedError
 from serving.tensors import INPUTS, PNG_PARAMETER
-from serving.work import Cancelled, Outcome
 
 
 def read(engine: Engine, request: Any) -> Ask | Exception:

@@ -26,7 +26,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.exists():
-            from export.build import build
+            from export.build.command import build
             from export.demo_model import DEMO_CHECKPOINT
 
             build(DEMO_CHECKPOINT, bundle, "fp32", "ort", quiet=True)
@@ -36,7 +36,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """peer(shape, form) -> (pipeline of peers' classes, checkpoint directory), made once a session."""
-    import peers
+    from support import peers
 
     made: dict[tuple[str, str], tuple[Any, Path]] = {}
 
@@ -45,7 +45,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
             pipeline = peers.make_pipeline(peers.SHAPES[shape])
             directory = tmp_path_factory.mktemp(f"{shape}-{form}") / "checkpoint"
             if form.endswith("-nf4"):
-                from nf4_files import save_nf4
+                from support.nf4_files import save_nf4
 
                 save_nf4(pipeline, directory, form.removesuffix("-nf4"))
             elif form.startswith("diffusers"):
@@ -61,7 +61,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def peer_bundle(tmp_path_factory: pytest.TempPathFactory, peer: Any) -> Any:
     """peer_bundle(shape, precision) -> bundle directory of the peer's diffusers checkpoint, built once a session."""
-    from export.build import build
+    from export.build.command import build
 
     made: dict[tuple[str, str], Path] = {}
 

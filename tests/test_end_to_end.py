@@ -3,18 +3,18 @@
 import json
 
 import numpy as np
-import peers
 import pytest
 import torch
-from measure import relative_error
 from PIL import Image
+from support import peers
+from support.measure import relative_error
 
-from export.build import build
+from export.build.command import build
 from runtime import Pipeline
-from runtime.cli import main
-from runtime.noise import randn
+from runtime.cli.main import main
 from runtime.plan import make_plan
-from runtime.schedule import PRESETS
+from runtime.sampling.noise import randn
+from runtime.sampling.schedule import PRESETS
 
 PROMPT = "ein roter Kreis, 蓝色背景 🙂"
 CAPTION = '{"high_level_description":"a red circle","compositional_deconstruction":{"background":"blue","elements":[]}}'
@@ -22,13 +22,22 @@ CAPTION = '{"high_level_description":"a red circle","compositional_deconstructio
 
 def peer_picture(pipeline, prompt, width, height, preset, seed, length, output_type="pil", **overrides):
     settings = {
-        "num_inference_steps": len(preset.guidance), "guidance_schedule": list(preset.guidance),
-        "mu": preset.mu, "std": preset.std, "num_images_per_prompt": 1, **overrides,
-    }  # fmt: skip
+        "num_inference_steps": len(preset.guidance),
+        "guidance_schedule": list(preset.guidance),
+        "mu": preset.mu,
+        "std": preset.std,
+        "num_images_per_prompt": 1,
+        **overrides,
+    }
     return pipeline(
-        prompt, height=height, width=width, max_sequence_length=length, output_type=output_type,
-        generator=torch.Generator("cpu").manual_seed(seed), **settings,
-    ).images  # fmt: skip
+        prompt,
+        height=height,
+        width=width,
+        max_sequence_length=length,
+        output_type=output_type,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        **settings,
+    ).images
 
 
 def picture_difference(got, wanted):
@@ -42,9 +51,24 @@ def test_command_equals_diffusers(peer, peer_bundle, tmp_path, preset, size, pro
     pipeline, bundle = peer("head32", "diffusers")[0], peer_bundle("head32", "fp32")
     width, height = size
     code = main(
-        ["--bundle", str(bundle), "--prompt", prompt, "--preset", preset, "--seed", "7", "--quiet",
-         "--width", str(width), "--height", str(height), "--output", str(tmp_path / "a.png")]
-    )  # fmt: skip
+        [
+            "--bundle",
+            str(bundle),
+            "--prompt",
+            prompt,
+            "--preset",
+            preset,
+            "--seed",
+            "7",
+            "--quiet",
+            "--width",
+            str(width),
+            "--height",
+            str(height),
+            "--output",
+            str(tmp_path / "a.png"),
+        ]
+    )
     assert code == 0
     # The peer pads the text to 2048 tokens; padding is masked, so a shorter one gives the same picture sooner.
     wanted = peer_picture(pipeline, prompt, width, height, PRESETS[preset], seed=7, length=256)[0]
@@ -74,9 +98,16 @@ def test_other_shapes_equal_diffusers(peer, peer_bundle, shape):
 def test_padding_to_2048_changes_nothing(peer, peer_bundle):
     made = Pipeline.load(peer_bundle("head32", "fp32")).generate(PROMPT, width=256, height=256, seed=1, steps=2)
     wanted = peer_picture(
-        peer("head32", "diffusers")[0], PROMPT, 256, 256, PRESETS["V4_QUALITY_48"], 1, 2048,
-        num_inference_steps=2, guidance_schedule=[7.0, 7.0],
-    )  # fmt: skip
+        peer("head32", "diffusers")[0],
+        PROMPT,
+        256,
+        256,
+        PRESETS["V4_QUALITY_48"],
+        1,
+        2048,
+        num_inference_steps=2,
+        guidance_schedule=[7.0, 7.0],
+    )
     assert picture_difference(made.images[0], wanted[0]) <= 1
 
 

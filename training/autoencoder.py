@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.autoencoder import DecoderStage, EncoderStage, from_bytes, pack
-from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
+from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from training.progress import Learner, train
 from training.scenes import SIZE, Scene, draw, sample_scene
 from training.sizes import AUTOENCODER
@@ -131,8 +131,9 @@ def place_latents(autoencoder: Autoencoder, scenes: list[Scene]) -> None:
     Encoder and decoder begin and end with 1 x 1 convolutions that take the change exactly. The released statistics
     differ a little between the four positions of a token; their mean is aimed at.
     """
-    means, variances = zip(*(autoencoder.posterior(to_pixels(scenes[i : i + 16])) for i in range(0, len(scenes), 16)),
-                           strict=True)  # fmt: skip
+    means, variances = zip(
+        *(autoencoder.posterior(to_pixels(scenes[i : i + 16])) for i in range(0, len(scenes), 16)), strict=True
+    )
     mean, log_variance = torch.cat(means), torch.cat(variances)
     center = mean.mean(dim=(0, 2, 3))
     spread = (mean.var(dim=(0, 2, 3)) + log_variance.exp().mean(dim=(0, 2, 3))).sqrt()

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from export.bundle import rename, unfinished
-from export.checksums import SUMS
-from model.fp8 import quantize_rows
-from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
+from export.atomic_directory import rename, unfinished
+from export.build.checksums import SUMS
+from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from model.text_encoder import TextEncoder, text_encoder_json
-from runtime.integrity import sha256
+from runtime.bundle.integrity import sha256
 from training.autoencoder import Autoencoder
 from training.scenes import SIZE
 from training.sizes import AUTOENCODER, TEXT, TRANSFORMER
@@ -72,8 +72,11 @@ def write_checkpoint(
 
 def float8_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's tensors as the release stores them."""
-    tensors = {name: tensor.detach().bfloat16().contiguous() for name, tensor in module.state_dict().items()
-               if not name.endswith(_DERIVED)}  # fmt: skip
+    tensors = {
+        name: tensor.detach().bfloat16().contiguous()
+        for name, tensor in module.state_dict().items()
+        if not name.endswith(_DERIVED)
+    }
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = quantize_rows(part.weight.detach())
@@ -82,8 +85,12 @@ def float8_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _vae_tensors(autoencoder: Autoencoder) -> dict[str, Tensor]:
     stages = (autoencoder.encode, autoencoder.decode)
-    tensors = {name: tensor.detach().bfloat16().contiguous() for stage in stages
-               for name, tensor in stage.state_dict().items() if not name.startswith(_STATS)}  # fmt: skip
+    tensors = {
+        name: tensor.detach().bfloat16().contiguous()
+        for stage in stages
+        for name, tensor in stage.state_dict().items()
+        if not name.startswith(_STATS)
+    }
     tensors["bn.running_mean"] = torch.tensor(LATENT_SHIFT)
     tensors["bn.running_var"] = torch.tensor(LATENT_SCALE).square() - AUTOENCODER.batch_norm_eps
     return tensors

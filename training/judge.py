@@ -120,8 +120,9 @@ def _region(pixels: np.ndarray, mask: np.ndarray) -> Region:
     color = _nearest_color(np.median(pixels[inner if inner.any() else mask], axis=0))
     thumbnail = _thumbnail(mask)
     overlap = {shape: max(_overlap(thumbnail, known) for known in _templates(shape)) for shape in SHAPES}
-    return Region(color, max(overlap, key=overlap.__getitem__), (left + right + 1) / 2, (top + bottom + 1) / 2,
-                  int(mask.sum()))  # fmt: skip
+    return Region(
+        color, max(overlap, key=overlap.__getitem__), (left + right + 1) / 2, (top + bottom + 1) / 2, int(mask.sum())
+    )
 
 
 def _erode(mask: np.ndarray) -> np.ndarray:

@@ -31,9 +31,11 @@ class Learner:
     def save(self, file: Path) -> None:
         """Write what `load` needs."""
         state = {
-            "step": self.step, "module": self.module.state_dict(), "averaged": self.averaged,
+            "step": self.step,
+            "module": self.module.state_dict(),
+            "averaged": self.averaged,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }  # fmt: skip
+        }
         save_whole(state, file)
 
     def load(self, file: Path) -> None:
@@ -90,9 +92,14 @@ def train(learner: Learner, loss_at: Callable[[int], Tensor], steps: int, file: 
     wait_for_all()
     first = worker() == 0
     saved, losses, started = time.monotonic(), [], time.monotonic()
-    for step in tqdm(range(learner.step, steps), desc=file.stem, initial=learner.step, total=steps,
-                     disable=quiet or not first,
-                     mininterval=5):  # fmt: skip
+    for step in tqdm(
+        range(learner.step, steps),
+        desc=file.stem,
+        initial=learner.step,
+        total=steps,
+        disable=quiet or not first,
+        mininterval=5,
+    ):
         loss = loss_at(step)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):

@@ -40,9 +40,12 @@ def questions(kind: str, count: int) -> list[Question]:
 def _single_scenes() -> list[Scene]:
     combinations = [
         (color, shape, place, background)
-        for color in COLORS for shape in SHAPES for place in PLACES for background in COLORS
+        for color in COLORS
+        for shape in SHAPES
+        for place in PLACES
+        for background in COLORS
         if color != background and is_held_out(color, shape, place, background)
-    ]  # fmt: skip
+    ]
     order = np.random.default_rng(_SEED).permutation(len(combinations))
     sizes = tuple(RADII)
     return [_scene(*combinations[row], size=sizes[turn % len(sizes)]) for turn, row in enumerate(order)]

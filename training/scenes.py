@@ -172,12 +172,26 @@ def _outline(shape: str) -> Sequence[tuple[float, float]]:
         return ((0, -0.95), (1, 0.85), (-1, 0.85))
     if shape == "cross":
         arm = 0.34
-        return ((-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm),
-                (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm))  # fmt: skip
+        return (
+            (-arm, -1),
+            (arm, -1),
+            (arm, -arm),
+            (1, -arm),
+            (1, arm),
+            (arm, arm),
+            (arm, 1),
+            (-arm, 1),
+            (-arm, arm),
+            (-1, arm),
+            (-1, -arm),
+            (-arm, -arm),
+        )
     if shape == "star":
         radii = (1.0, 0.42)
-        return [(radii[i % 2] * math.sin(i * math.pi / 5), 0.08 - radii[i % 2] * math.cos(i * math.pi / 5))
-                for i in range(10)]  # fmt: skip
+        return [
+            (radii[i % 2] * math.sin(i * math.pi / 5), 0.08 - radii[i % 2] * math.cos(i * math.pi / 5))
+            for i in range(10)
+        ]
     if shape == "heart":
         angles = np.linspace(0, 2 * math.pi, 64, endpoint=False)
         ys = 13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)

@@ -54,9 +54,10 @@ def make_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=TEXT.vocab_size - len(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=TEXT.vocab_size - len(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator([PREFIX + SUFFIX, *corpus(), *OTHER_TEXT], trainer)
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
@@ -67,9 +68,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "Qwen2Tokenizer", "model_max_length": 262144, "add_prefix_space": False, "unk_token": None,
-        "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE,
-    }  # fmt: skip
+        "tokenizer_class": "Qwen2Tokenizer",
+        "model_max_length": 262144,
+        "add_prefix_space": False,
+        "unk_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": TEMPLATE,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from model.autoencoder import PATCH
 from model.layers import Linear, RMSNorm
 from model.text_encoder import COND_NORM_EPS, TextEncoder
 from model.transformer import Ideogram4Transformer
-from runtime.rope import image_positions, rope_tables, text_positions
+from runtime.sampling.rope import image_positions, rope_tables, text_positions
 from training.latents import Captions, Latents
 from training.progress import Learner, train
 from training.scenes import SIZE

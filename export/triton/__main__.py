@@ -10,15 +10,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from export.bundle import check_directory, rename, unfinished
+from export.atomic_directory import check_directory, rename, unfinished
 from export.triton.config import ModelConfig
 from export.triton.readme import TITLE, readme_text
 from export.triton.repository import VERSION, Repository, write_repository
-from runtime.backend import BACKENDS
+from runtime.backend.choice import BACKENDS
+from runtime.bundle.integrity import check_files
+from runtime.bundle.manifest import read_manifest
 from runtime.console import guard
 from runtime.constants import MANIFEST
-from runtime.integrity import check_files
-from runtime.manifest import read_manifest
 from runtime.plan import MAX_IMAGES
 
 PROGRAM = "export.triton"
@@ -39,26 +39,58 @@ def build_parser() -> argparse.ArgumentParser:
     option("--output", type=Path, required=True, metavar="REPOSITORY", help="directory to write")
     option("--name", default="ideogram4", help="name of the model (default: %(default)s)")
     option("--stream", action="store_true", help="add the model NAME_stream, which sends progress after each step")
-    option("--instances", type=int, default=1, metavar="N",
-        help="of a model on each GPU, or on the CPU; each loads the whole bundle (default: %(default)s)")  # fmt: skip
-    option("--bundle-path", metavar="PATH",
-        help="absolute path of the bundle on the server; it is then not copied into the repository")  # fmt: skip
-    option("--max-batch", type=int, default=4, metavar="N",
-        help="prompts of a request; pictures of waiting requests that run together (default: %(default)s)")  # fmt: skip
-    option("--dynamic-batching", action="store_true",
-        help="run waiting requests together that differ in nothing but seed and number of pictures")  # fmt: skip
-    option("--queue-delay", type=int, metavar="US",
-        help="microseconds to wait for more requests, with --dynamic-batching (default: 0)")  # fmt: skip
-    option("--queue-limit", type=int, metavar="N",
+    option(
+        "--instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a model on each GPU, or on the CPU; each loads the whole bundle (default: %(default)s)",
+    )
+    option(
+        "--bundle-path",
+        metavar="PATH",
+        help="absolute path of the bundle on the server; it is then not copied into the repository",
+    )
+    option(
+        "--max-batch",
+        type=int,
+        default=4,
+        metavar="N",
+        help="prompts of a request; pictures of waiting requests that run together (default: %(default)s)",
+    )
+    option(
+        "--dynamic-batching",
+        action="store_true",
+        help="run waiting requests together that differ in nothing but seed and number of pictures",
+    )
+    option(
+        "--queue-delay",
+        type=int,
+        metavar="US",
+        help="microseconds to wait for more requests, with --dynamic-batching (default: 0)",
+    )
+    option(
+        "--queue-limit",
+        type=int,
+        metavar="N",
         help="refuse requests while N are waiting, with --dynamic-batching. With one instance Triton then delays "
-        "some by up to half a second: for pictures that take seconds")  # fmt: skip
+        "some by up to half a second: for pictures that take seconds",
+    )
     option("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
     option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
-    option("--no-verify", dest="verify", action="store_false",
-        help="do not hash the bundle's files, neither now nor when a server loads them")  # fmt: skip
-    option("--no-unload", dest="unload", action="store_false",
+    option(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not hash the bundle's files, neither now nor when a server loads them",
+    )
+    option(
+        "--no-unload",
+        dest="unload",
+        action="store_false",
         help="for servers without --model-control-mode=explicit: a model whose engine failed refuses requests "
-        "instead of asking to be unloaded")  # fmt: skip
+        "instead of asking to be unloaded",
+    )
     option("--overwrite", action="store_true", help="replace the output if it is such a repository")
     option("--quiet", action="store_true", help="no progress bar and no messages")
     return parser
@@ -94,10 +126,19 @@ def generate(
     if not dynamic_batching and (queue_delay is not None or queue_limit is not None):
         raise ValueError("--queue-delay and --queue-limit go with --dynamic-batching")
     model = ModelConfig(
-        name, bundle_path or "", stream=False, max_batch=max_batch, instances=instances, backend=backend,
-        threads=threads, verify=verify, unload=unload, dynamic_batching=dynamic_batching,
-        queue_delay=queue_delay or 0, queue_limit=queue_limit,
-    )  # fmt: skip
+        name,
+        bundle_path or "",
+        stream=False,
+        max_batch=max_batch,
+        instances=instances,
+        backend=backend,
+        threads=threads,
+        verify=verify,
+        unload=unload,
+        dynamic_batching=dynamic_batching,
+        queue_delay=queue_delay or 0,
+        queue_limit=queue_limit,
+    )
     _check(model, bundle_path)
     repository = Repository(model, stream)
     manifest = read_manifest(bundle)

@@ -4,7 +4,7 @@ from importlib import resources
 from string import Template
 
 from export.triton.repository import BUNDLE_FOLDER, VERSION, Repository
-from runtime.manifest import Manifest
+from runtime.bundle.manifest import Manifest
 
 TITLE = "# Ideogram 4 for Triton Inference Server"
 """First line; a directory whose README begins so is a model repository that was made here."""
@@ -20,10 +20,18 @@ def readme_text(repository: Repository, manifest: Manifest) -> str:
         where = f"at `{repository.model.bundle}`, where every server must find it"
     load = " ".join(f"--load-model={model.name}" for model in repository.models)
     return Template(template).substitute(
-        title=TITLE, name=name, bundle=manifest.name, precision=manifest.precision, where=where, load=load,
-        models=_models(repository), engines=_engines(manifest), instances=repository.model.instances,
-        batching=_batching(repository), max_batch=repository.model.max_batch,
-    )  # fmt: skip
+        title=TITLE,
+        name=name,
+        bundle=manifest.name,
+        precision=manifest.precision,
+        where=where,
+        load=load,
+        models=_models(repository),
+        engines=_engines(manifest),
+        instances=repository.model.instances,
+        batching=_batching(repository),
+        max_batch=repository.model.max_batch,
+    )
 
 
 def _models(repository: Repository) -> str:

@@ -9,8 +9,8 @@ import runtime
 import serving
 from export.triton.config import ModelConfig, config_text
 from export.triton.warmup import FOLDER, warmup_inputs
+from runtime.bundle.manifest import Manifest
 from runtime.constants import MANIFEST
-from runtime.manifest import Manifest
 
 BUNDLE_FOLDER = "bundle"
 """The bundle's directory in the version directory of the first model; the streaming model reads it there."""
@@ -41,9 +41,13 @@ class Repository:
             return (first,)
         # A stream is one request with its own progress; there is nothing to batch.
         return first, replace(
-            first, name=f"{name}_stream", bundle=self.model.bundle or f"../../{name}/{VERSION}/{BUNDLE_FOLDER}",
-            stream=True, max_batch=1, dynamic_batching=False,
-        )  # fmt: skip
+            first,
+            name=f"{name}_stream",
+            bundle=self.model.bundle or f"../../{name}/{VERSION}/{BUNDLE_FOLDER}",
+            stream=True,
+            max_batch=1,
+            dynamic_batching=False,
+        )
 
 
 def write_repository(

@@ -2,7 +2,7 @@
 
 import struct
 
-from runtime.manifest import Manifest
+from runtime.bundle.manifest import Manifest
 
 FOLDER = "warmup"
 """Where Triton looks for the values of warm-up requests, in the model's directory."""

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-import peers
 import pytest
 import torch
 import torch.nn.functional as F
+from support import peers
 
 from calibration.ranges import Ranges
 from calibration.record import calibrate
-from model.checkpoint import Checkpoint, open_checkpoint
+from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.layers import attend, rotate
 
 TEXT, IMAGE, BATCH = 3, 4, 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration import record
-from calibration.cli import main
+from calibration.command import main
 from calibration.ranges import check_ranges, read_ranges
 from calibration.state import state_file
 
@@ -89,7 +89,7 @@ def test_prompts_seed_and_size_matter_and_algorithm_does_not(run, tmp_path):
 
 def test_existing_output(run, capsys, monkeypatch):
     run.output.write_text("old")
-    monkeypatch.setattr("calibration.cli.open_checkpoint", lambda _: pytest.fail("the checkpoint was opened"))
+    monkeypatch.setattr("calibration.command.open_checkpoint", lambda _: pytest.fail("the checkpoint was opened"))
     refused(run, capsys, "ranges.json exists; choose another --output or add --overwrite")
     refused(run, capsys, "is a directory, wanted a file name such as", output=run.output.parent)
     refused(run, capsys, "none does not exist", output=run.output.parent / "none" / "ranges.json")
@@ -136,10 +136,10 @@ def test_interrupted_run_continues(run, stop, capsys, tmp_path, number):
 
 def test_interrupted_before_the_file_is_written(run, stop, tmp_path, monkeypatch):
     """All prompts are measured; nothing is sampled again, and another algorithm may be asked for."""
-    monkeypatch.setattr("calibration.cli.write_ranges", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    monkeypatch.setattr("calibration.command.write_ranges", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
     assert run("--quiet") == 1
     monkeypatch.undo()
-    monkeypatch.setattr("model.checkpoint.Checkpoint.load", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("model.checkpoint.directory.Checkpoint.load", lambda *_: pytest.fail("weights were loaded"))
     assert run("--quiet", "--algorithm", "mse") == 0
     monkeypatch.undo()
     assert run("--quiet", "--algorithm", "mse", output=tmp_path / "whole.json") == 0
@@ -191,7 +191,7 @@ def spoil(name, change):
         spoil("amax", lambda amax: amax[1:]),
         spoil("names", lambda names: names[::-1]),
     ],
-)  # fmt: skip
+)
 def test_damaged_state_is_ignored(run, stop, capsys, damage, tmp_path):
     stop(2)
     assert run() == 130
@@ -207,9 +207,23 @@ def test_module_command(checkpoint, tmp_path):
     """``python -m calibration`` from a fresh process, with our own prompts."""
     output = tmp_path / "ranges.json"
     command = [
-        sys.executable, "-m", "calibration", "--checkpoint", checkpoint.directory, "--limit", "1", "--steps", "1",
-        "--width", "256", "--height", "256", "--quiet", "--output", output,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "calibration",
+        "--checkpoint",
+        checkpoint.directory,
+        "--limit",
+        "1",
+        "--steps",
+        "1",
+        "--width",
+        "256",
+        "--height",
+        "256",
+        "--quiet",
+        "--output",
+        output,
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert read_ranges(output).prompts.count == 1

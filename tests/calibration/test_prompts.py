@@ -6,7 +6,7 @@ import re
 import pytest
 
 from calibration.prompts import DEFAULT_PROMPTS, prompts_sha256, read_prompts
-from calibration.torch_pipeline import prompt_encoder
+from calibration.reference import prompt_encoder
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,10 @@ def read(tmp_path, encoder):
 
 def test_lines_blanks_and_comments(read):
     assert read("a red circle\n\n  # not this\n#nor this\n  a cat  \r\n\t\nlast, a # inside") == [
-        "a red circle", "a cat", "last, a # inside",
-    ]  # fmt: skip
+        "a red circle",
+        "a cat",
+        "last, a # inside",
+    ]
 
 
 def test_only_line_feeds_end_lines(read):

@@ -25,9 +25,17 @@ from calibration.ranges import (
 ROOT = Path(__file__).parents[2]
 NAME = "dit_cond.layers.0.attention.qkv"
 RANGES = Ranges(
-    Model("demo", "0123456789abcdef"), "mse", 99.99, Prompts(2, "ab" * 32), "V4_TURBO_12", 12, 256, 512, 7,
+    Model("demo", "0123456789abcdef"),
+    "mse",
+    99.99,
+    Prompts(2, "ab" * 32),
+    "V4_TURBO_12",
+    12,
+    256,
+    512,
+    7,
     {NAME: TensorRange(6.5, 4.25, 6.0, 852480)},
-)  # fmt: skip
+)
 TEXT = """\
 {
  "format": "ideogram4-ranges",
@@ -176,7 +184,7 @@ def test_of_this_checkpoint(measured, checkpoint):
 
 
 def test_of_another_checkpoint(measured, peer, distilled):
-    from model.checkpoint import open_checkpoint
+    from model.checkpoint.directory import open_checkpoint
 
     other = open_checkpoint(peer("head64", "diffusers")[1])
     wanted = rf"measured on checkpoint \(fingerprint {measured.model.fingerprint}\), which is not the model checkpoint"
@@ -206,7 +214,7 @@ def test_an_unwritten_file_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runtime.pending.os.replace", full)
+    monkeypatch.setattr("runtime.atomic_files.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_ranges(RANGES, file)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]

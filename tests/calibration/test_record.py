@@ -9,11 +9,11 @@ from calibration.histogram import histogram_of
 from calibration.plans import make_plans
 from calibration.points import SCALED, point_of, tensor_names
 from calibration.record import calibrate, record
-from calibration.torch_pipeline import manifest_of, torch_pipeline
-from model.fingerprint import fingerprint
-from runtime.denoise import NonFiniteError
+from calibration.reference import manifest_of, torch_pipeline
+from model.checkpoint.fingerprint import fingerprint
 from runtime.pipeline import Pipeline
-from runtime.schedule import PRESETS
+from runtime.sampling.denoise import NonFiniteError
+from runtime.sampling.schedule import PRESETS
 
 SIZE = {"width": 256, "height": 256}
 STAGES = ("text_encoder", "dit_cond", "dit_uncond")

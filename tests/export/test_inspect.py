@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import file_spec
-from export.engine_files import REPORT, engines_to_dict, kernels_path, kernels_to_json
-from export.engine_report import Build, report
-from export.engine_report_html import engines_page
-from export.engine_rows import TABLES, blocks
+from export.atomic_directory import file_spec
+from export.engine.engines_page import engines_page
+from export.engine.files import REPORT, engines_to_dict, kernels_path, kernels_to_json
+from export.engine.kernels import parse_kernels
+from export.engine.report import Build, report
+from export.engine.tables import TABLES, blocks
 from export.inspect import inspect, main
-from export.kernels import parse_kernels
+from runtime.bundle.manifest import EngineSet, EngineSpec, read_manifest
 from runtime.constants import MANIFEST
-from runtime.manifest import EngineSet, EngineSpec, read_manifest
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "engine" / "data"
 SETS = {"rtx-sm89-sm120": ("dit_cond", "vae_decoder"), "rtx-sm86": ("dit_cond",)}
 STAGES = {"dit_cond": (4352, 900_000), "vae_decoder": (4096, 800_000)}
 VOID = {"meta", "br", "img"}
@@ -33,14 +33,24 @@ def reports():
     return {
         name: {
             stage: report(
-                Build(stage, "rtx", tuple(name.split("-")[1:]), "1.7.1.116", "fp8", STAGES[stage][0], 7_000_000,
-                      STAGES[stage][1], 1_500_000_000, 12.25),
+                Build(
+                    stage,
+                    "rtx",
+                    tuple(name.split("-")[1:]),
+                    "1.7.1.116",
+                    "fp8",
+                    STAGES[stage][0],
+                    7_000_000,
+                    STAGES[stage][1],
+                    1_500_000_000,
+                    12.25,
+                ),
                 kernels(stage),
             )
             for stage in stages
         }
         for name, stages in SETS.items()
-    }  # fmt: skip
+    }
 
 
 def publish(bundle, manifest, **changes):
@@ -82,14 +92,33 @@ def test_figures_of_every_engine(bundle, capsys):
     assert main([str(bundle)]) == 0
     text = capsys.readouterr().out
     assert row(text, "Plans and builds", "dit_cond") == [
-        "dit_cond", "4,352", "7.0", "0.9", "+677.8%", "1.50", "12.2",
-    ]  # fmt: skip
+        "dit_cond",
+        "4,352",
+        "7.0",
+        "0.9",
+        "+677.8%",
+        "1.50",
+        "12.2",
+    ]
     assert row(text, "Kernels", "dit_cond") == [
-        "dit_cond", "55", "11 to 12", "1", "0", "–", "37 kgen, 16 gemm, 2 runtime_fusion",
-    ]  # fmt: skip
+        "dit_cond",
+        "55",
+        "11 to 12",
+        "1",
+        "0",
+        "–",
+        "37 kgen, 16 gemm, 2 runtime_fusion",
+    ]
     assert row(text, "Matrix products", "dit_cond") == [
-        "dit_cond", "16 fp8, 2 bf16 x fp8", "5 fp32 x fp8", "6.0", "95.2%", "1", "1", "0",
-    ]  # fmt: skip
+        "dit_cond",
+        "16 fp8, 2 bf16 x fp8",
+        "5 fp32 x fp8",
+        "6.0",
+        "95.2%",
+        "1",
+        "1",
+        "0",
+    ]
     assert row(text, "Attention", "dit_cond") == ["dit_cond", "4 fp8", "–", "38.8", "100.0%"]
     assert row(text, "Kernels", "vae_decoder")[5] == "3 bf16"
     assert row(text, "engine without a report", "vae_encoder") == ["vae_encoder", "bfloat16", "0.2"]
@@ -137,7 +166,7 @@ def test_bundle_without_engines(demo_bundle, capsys):
         (("--stage", "unet"), "--stage is 'unet', the bundle has dit_cond, dit_uncond, text_encoder, vae_decod"),
         (("--kernels",), "keeps no list of the kernels of vae_encoder in rtx-sm89-sm120"),
     ],
-)  # fmt: skip
+)
 def test_options_that_ask_for_what_is_not_there(bundle, capsys, options, message):
     assert main([str(bundle), *options]) == 1
     printed = capsys.readouterr()

@@ -7,19 +7,26 @@ import pytest
 from transformers import AutoTokenizer
 
 from export.demo_model import DEMO_CHECKPOINT
-from model.chat_template import prompt_affixes
-from model.stored import CheckpointError
-from runtime.manifest import PromptSpec
-from runtime.prompt import PromptEncoder
+from model.checkpoint.chat_template import prompt_affixes
+from model.checkpoint.tensor_files import CheckpointError
+from runtime.bundle.manifest import PromptSpec
+from runtime.prompt.tokens import PromptEncoder
 
 FOLDER = DEMO_CHECKPOINT / "tokenizer"
 PROMPTS = [
-    "a", "a red circle", " leading and trailing ", "two\nlines\r\n\tand a tab", "一只红色的猫坐在蓝色的沙发上",
+    "a",
+    "a red circle",
+    " leading and trailing ",
+    "two\nlines\r\n\tand a tab",
+    "一只红色的猫坐在蓝色的沙发上",
     "🙂👩‍👩‍👧🏳️‍🌈 flags",
     '{"high_level_description":"Ein Hund","compositional_deconstruction":{"background":"grün","elements":[]}}',
-    "e\u0301 is normalised", "<|im_end|> is a special token", "{{ template }} {% braces %}",
-    "مرحبا بالعالم 123456", "a " * 590,
-]  # fmt: skip
+    "e\u0301 is normalised",
+    "<|im_end|> is a special token",
+    "{{ template }} {% braces %}",
+    "مرحبا بالعالم 123456",
+    "a " * 590,
+]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from calibration.points import POINTS
 from export.demo_model import DEMO_CHECKPOINT
 from export.sensitivity import groups_of, main
-from model.checkpoint import open_checkpoint
+from model.checkpoint.directory import open_checkpoint
 
 
 def test_report(tmp_path, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from export.triton.__main__ import main
-from runtime.manifest import read_manifest
+from runtime.bundle.manifest import read_manifest
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS
 
 ROOT = Path(__file__).parents[2]
@@ -63,8 +63,12 @@ def test_configuration(repository):
     assert "max_batch_size: 4" in unary and "max_batch_size: 1" in stream
     assert "instance_group [ { count: 3 } ]" in unary and "dynamic_batching" not in unary
     assert parameters(unary) == {
-        "bundle": "bundle", "backend": "auto", "verify": "true", "unload_when_failed": "true", "threads": "2",
-    }  # fmt: skip
+        "bundle": "bundle",
+        "backend": "auto",
+        "verify": "true",
+        "unload_when_failed": "true",
+        "threads": "2",
+    }
     assert parameters(stream)["bundle"] == "../../i4/1/bundle"
     cpu = text(repository, "i4", "configs/cpu.pbtxt")
     assert cpu == unary.replace("count: 3", "count: 3 kind: KIND_CPU")

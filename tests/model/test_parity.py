@@ -6,12 +6,12 @@ The bound of 1e-5 is the project's; the measured errors are 0 to 3e-7, so it lea
 import numpy as np
 import pytest
 import torch
-from measure import relative_error
-from peers import SHAPES
+from support.measure import relative_error
+from support.peers import SHAPES
 
 from model.autoencoder import pack, unpack
-from model.checkpoint import open_checkpoint
-from model.latent_stats import LATENT_SCALE, LATENT_SHIFT
+from model.checkpoint.directory import open_checkpoint
+from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
 
 BOUND = 1e-5
 FORMS = ("diffusers", "diffusers-shards", "original-bf16", "original-fp8")
@@ -62,8 +62,11 @@ def test_transformers(pair, length, grid, batch):
         hidden_states=torch.cat([torch.zeros(batch, length, 128), latents], dim=1),
         timestep=timestep,
         encoder_hidden_states=torch.nn.functional.pad(features, (0, 0, 0, tokens)),
-        position_ids=positions, segment_ids=segments, indicator=indicator, return_dict=False,
-    )[0][:, length:]  # fmt: skip
+        position_ids=positions,
+        segment_ids=segments,
+        indicator=indicator,
+        return_dict=False,
+    )[0][:, length:]
     stage = checkpoint.load("text_encoder")
     text = stage.llm_cond_proj(stage.llm_cond_norm(features))
     assert relative_error(checkpoint.load("dit_cond")(latents, timestep, cos, sin, text), wanted) <= BOUND
@@ -71,9 +74,11 @@ def test_transformers(pair, length, grid, batch):
         hidden_states=latents,
         timestep=timestep,
         encoder_hidden_states=torch.zeros(batch, tokens, features.shape[-1]),
-        position_ids=positions[:, length:], segment_ids=segments[:, length:], indicator=indicator[:, length:],
+        position_ids=positions[:, length:],
+        segment_ids=segments[:, length:],
+        indicator=indicator[:, length:],
         return_dict=False,
-    )[0]  # fmt: skip
+    )[0]
     got = checkpoint.load("dit_uncond")(latents, timestep, cos[length:], sin[length:])
     assert relative_error(got, wanted) <= BOUND
 

@@ -7,12 +7,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FORBIDDEN = {"torch", "transformers", "diffusers", "onnx", "onnx_ir", "onnxscript", "safetensors", "model", "export",
-             "calibration"}  # fmt: skip
+FORBIDDEN = {
+    "torch",
+    "transformers",
+    "diffusers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "model",
+    "export",
+    "calibration",
+}
 
 
 def test_no_file_of_the_runtime_names_a_forbidden_module():
-    for file in sorted((ROOT / "runtime").glob("*.py")):
+    for file in sorted((ROOT / "runtime").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = []
             if isinstance(node, ast.Import):
@@ -36,12 +46,12 @@ def test_a_picture_in_a_fresh_process_loads_none(demo_bundle):
     assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx"}, "a bundle without engines needs none of them"
 
 
-BACKENDS = {"onnxruntime": "ort.py", "tensorrt": "trt.py", "tensorrt_rtx": "trt.py", "cuda": "cuda.py"}
+BACKENDS = {"onnxruntime": "ort.py", "tensorrt": "package.py", "tensorrt_rtx": "package.py", "cuda": "cuda.py"}
 
 
 def test_a_backends_package_is_named_in_one_file():
     found = {}
-    for file in sorted((ROOT / "runtime").glob("*.py")):
+    for file in sorted((ROOT / "runtime").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.noise import randn
-from runtime.rope import image_positions, rope_tables, text_positions
-from runtime.schedule import PRESETS, Sampling, parse_guidance, round_to_bfloat16, sampling, schedule
+from runtime.sampling.noise import randn
+from runtime.sampling.rope import image_positions, rope_tables, text_positions
+from runtime.sampling.schedule import PRESETS, Sampling, parse_guidance, round_to_bfloat16, sampling, schedule
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "peers.json").read_text())
 
@@ -47,11 +47,42 @@ def test_schedule_is_diffusers(case):
 
 def test_published_times():
     """V4_DEFAULT_20 and V4_TURBO_12 at 1024 x 1024, as published with the original code (seven digits)."""
-    default = [0.0001234, 0.0273411, 0.0504090, 0.0753755, 0.1028470, 0.1331368, 0.1664709, 0.2030309, 0.2429627,
-               0.2863752, 0.3333333, 0.3838497, 0.4378752, 0.4952911, 0.5559037, 0.6194490, 0.6856133, 0.7541021,
-               0.8248513, 0.8989259]  # fmt: skip
-    turbo = [0.0001234, 0.0262526, 0.0528432, 0.0852156, 0.1248896, 0.1734463, 0.2326965, 0.3047251, 0.3918900,
-             0.4968025, 0.6224219, 0.7733093]  # fmt: skip
+    default = [
+        0.0001234,
+        0.0273411,
+        0.0504090,
+        0.0753755,
+        0.1028470,
+        0.1331368,
+        0.1664709,
+        0.2030309,
+        0.2429627,
+        0.2863752,
+        0.3333333,
+        0.3838497,
+        0.4378752,
+        0.4952911,
+        0.5559037,
+        0.6194490,
+        0.6856133,
+        0.7541021,
+        0.8248513,
+        0.8989259,
+    ]
+    turbo = [
+        0.0001234,
+        0.0262526,
+        0.0528432,
+        0.0852156,
+        0.1248896,
+        0.1734463,
+        0.2326965,
+        0.3047251,
+        0.3918900,
+        0.4968025,
+        0.6224219,
+        0.7733093,
+    ]
     for name, times in (("V4_DEFAULT_20", default), ("V4_TURBO_12", turbo)):
         got = [s.t for s in schedule(PRESETS[name], 1024, 1024)]
         np.testing.assert_allclose(got, times, rtol=0, atol=1.5e-7)  # half a digit, and float32

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ROOT, shell_code, start
+from support.processes import ROOT, shell_code, start
 
 from runtime import Pipeline
-from runtime.cli import main
-from runtime.denoise import NonFiniteError
-from runtime.manifest import BundleError
-from runtime.noise import randn
-from runtime.picture import read_settings
-from runtime.schedule import PRESETS, schedule
+from runtime.bundle.manifest import BundleError
+from runtime.cli.main import main
+from runtime.image.png import read_settings
+from runtime.sampling.denoise import NonFiniteError
+from runtime.sampling.noise import randn
+from runtime.sampling.schedule import PRESETS, schedule
 
 FAST = {"steps": 2, "guidance": 3.0, "seed": 3}
 
@@ -411,7 +411,8 @@ def test_interrupt_leaves_nothing(demo_bundle, tmp_path, sent, code):
 def test_disk_that_fills_up(demo_bundle, tmp_path):
     """A limit on the size of files stands in for a full disk: the write fails half-way in the same place."""
     limit = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from runtime.cli import main"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+        "from runtime.cli.main import main"
     )
     arguments = ["--bundle", str(demo_bundle), "--output", str(tmp_path / "a.png"), "--prompt", "x", "--steps", "1"]
     done = subprocess.run(

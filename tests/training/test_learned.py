@@ -1,10 +1,10 @@
-"""What the demo model has learned, at a few prompts; scripts/evaluate_demo.py asks for hundreds."""
+"""What the demo model has learned, at a few prompts; scripts/demo/evaluate.py asks for hundreds."""
 
 import numpy as np
 
+from runtime.image.preview import preview_image
 from runtime.pipeline import Pipeline
-from runtime.preview import preview_image
-from scripts import evaluate_demo
+from scripts.demo import evaluate as evaluate_demo
 from training.judge import Verdict
 from training.questions import questions
 
@@ -24,7 +24,7 @@ def test_evaluation_of_few(demo_bundle, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2 + 2
     assert output.read_text().count('"precision": "fp32"') == 2
     assert evaluate_demo.main(arguments) == 1
-    assert "evaluate_demo: error: " in capsys.readouterr().err
+    assert "scripts.demo.evaluate: error: " in capsys.readouterr().err
 
 
 def test_the_demo_draws_what_it_is_asked_for(demo_bundle):

@@ -44,8 +44,12 @@ def test_elements_stay_inside_and_apart():
 
 def test_training_never_shows_what_the_evaluation_asks():
     shown = {(e.color, e.kind, e.place, s.background) for s in scenes(3000) for e in s.elements if not e.is_word}
-    asked = {(e.color, e.kind, e.place, q.scene.background)
-             for kind in KINDS for q in questions(kind, 200) for e in q.scene.elements}  # fmt: skip
+    asked = {
+        (e.color, e.kind, e.place, q.scene.background)
+        for kind in KINDS
+        for q in questions(kind, 200)
+        for e in q.scene.elements
+    }
     assert len(shown) > 1000 and len(asked) >= 200
     assert not shown & asked
     assert all(is_held_out(*combination) for combination in asked)

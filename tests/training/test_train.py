@@ -11,12 +11,23 @@ from torch import nn
 from training.progress import Learner, rate_at, train
 
 ROOT = Path(__file__).parents[2]
-FEW = ("--autoencoder-steps", "2", "--steps", "2", "--unconditional-steps", "1", "--decoder-steps", "1",
-       "--scenes", "60", "--quiet")  # fmt: skip
+FEW = (
+    "--autoencoder-steps",
+    "2",
+    "--steps",
+    "2",
+    "--unconditional-steps",
+    "1",
+    "--decoder-steps",
+    "1",
+    "--scenes",
+    "60",
+    "--quiet",
+)
 
 
 def run(folder, *arguments):
-    command = [sys.executable, ROOT / "scripts/train_demo.py", "--run", folder / "run", *FEW, *map(str, arguments)]
+    command = [sys.executable, "-m", "scripts.demo.train", "--run", folder / "run", *FEW, *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=400)
 
@@ -88,4 +99,4 @@ def test_a_stopped_run_is_gone_on_with(trained):
 def test_output_that_exists(trained):
     refused = run(trained, "--output", trained / "checkpoint")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert f"train_demo: error: {trained / 'checkpoint'} exists; remove it first" in refused.stderr
+    assert f"scripts.demo.train: error: {trained / 'checkpoint'} exists; remove it first" in refused.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from export.triton.__main__ import generate
 from runtime import Pipeline
-from scripts.triton_server import Server, serve
+from scripts.triton.server import Server, serve
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-from triton_requests import ask, wait_for
+from support.triton_requests import ask, wait_for
 
-from scripts.triton_client import triton
-from scripts.triton_server import serve
+from scripts.triton.client import triton
+from scripts.triton.server import serve
 
 COUNT_RUNS = """
 import json

@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from triton_requests import PATIENCE, ask, connect, wait_for
+from support.triton_requests import PATIENCE, ask, connect, wait_for
 
-from scripts.triton_client import infer_inputs, triton
-from scripts.triton_server import serve
+from scripts.triton.client import infer_inputs, triton
+from scripts.triton.server import serve
 
 STEPS = 50
 

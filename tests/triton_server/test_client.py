@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from runtime.cli import main as trt_generate
-from scripts.triton_client import main
+from runtime.cli.main import main as trt_generate
+from scripts.triton.client import main
 
 SETTINGS = ["--prompt", "zwei Kreise 🙂", "--seed", "5", "--steps", "3", "--mu", "0.3", "--width", "320"]
 SETTINGS += ["--num-images", "2"]
@@ -44,7 +44,7 @@ def test_errors_are_one_line_and_leave_nothing(server, tmp_path, capsys, protoco
     address = ["--protocol", protocol, "--url", getattr(server, protocol), "--output", str(tmp_path / "a.png")]
     assert main([*address, *stream, *arguments]) == 1
     line = capsys.readouterr().err.strip().split("\r")[-1].strip()
-    assert line.startswith("triton_client: error: ") and "\n" not in line and re.search(message, line)
+    assert line.startswith("scripts.triton.client: error: ") and "\n" not in line and re.search(message, line)
     assert list(tmp_path.iterdir()) == []
 
 

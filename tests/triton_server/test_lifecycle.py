@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from triton_requests import PATIENCE, ask, connect, wait_for
+from support.triton_requests import PATIENCE, ask, connect, wait_for
 
 from export.triton.__main__ import generate
 from runtime import Pipeline
-from scripts.triton_client import infer, infer_inputs, stream_grpc, triton
-from scripts.triton_server import LOAD_ALL, model_processes, serve
+from scripts.triton.client import infer, infer_inputs, stream_grpc, triton
+from scripts.triton.server import LOAD_ALL, model_processes, serve
 
 NO_CONTROL = ("--model-control-mode=none",)
 

@@ -6,10 +6,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-from triton_requests import PROTOCOLS, arrays, connect
+from support.triton_requests import PROTOCOLS, arrays, connect
 
-from scripts.triton_client import infer_inputs, triton
-from scripts.triton_server import serve
+from scripts.triton.client import infer_inputs, triton
+from scripts.triton.server import serve
 
 PROMPTS = ("x", "a red circle on a blue background", '{"high_level_description": "two cats"}')
 

@@ -5,9 +5,9 @@ import queue
 
 import numpy as np
 import pytest
-from triton_requests import arrays
+from support.triton_requests import arrays
 
-from scripts.triton_client import infer_inputs, triton
+from scripts.triton.client import infer_inputs, triton
 
 MODEL = "ideogram4_stream"
 

@@ -8,10 +8,10 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from triton_requests import PROTOCOLS, ask, connect
+from support.triton_requests import PROTOCOLS, ask, connect
 
-from runtime.cli import main
-from scripts.triton_client import infer_inputs, triton
+from runtime.cli.main import main
+from scripts.triton.client import infer_inputs, triton
 
 EVERYTHING = ("image", "seed", "metadata", "image_png")
 

@@ -1,0 +1,67 @@
+"""The runtime's pipeline with torch modules in place of a bundle's graphs.
+
+Calibration so goes through the runtime's own prompt encoding, noise, schedule and guidance, and the transformers see
+what they see in deployment.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.checkpoint.description import describe, prompt_spec, tokenizer_file
+from model.checkpoint.directory import Checkpoint
+from runtime.bundle.manifest import GraphSpec, Manifest
+from runtime.pipeline import Pipeline
+from runtime.prompt.tokens import PromptEncoder
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TorchGraph:
+    """A stage as the runtime calls it: numpy arrays in, a numpy array out."""
+
+    module: nn.Module
+    device: str
+
+    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            tensors = {
+                name: torch.from_numpy(np.require(array, requirements="W")).to(self.device)
+                for name, array in feeds.items()
+            }
+            return self.module(**tensors).cpu().numpy()
+
+
+def manifest_of(checkpoint: Checkpoint) -> Manifest:
+    """The manifest of a float8 bundle as far as sampling goes: float8 bundles round the time to bfloat16.
+
+    CheckpointError as for `model.checkpoint.description.describe`.
+    """
+    no_file = GraphSpec("", "float32", (), ())
+    graphs = {stage: no_file for stage in checkpoint.sources if stage != "vae_encoder"}
+    return replace(describe(checkpoint), timestep_dtype="bfloat16", graphs=graphs)
+
+
+def prompt_encoder(checkpoint: Checkpoint) -> PromptEncoder:
+    """The checkpoint's tokenizer and chat template."""
+    return PromptEncoder(tokenizer_file(checkpoint), prompt_spec(checkpoint))
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError or RuntimeError unless modules can run there."""
+    if device not in DEVICES:
+        raise ValueError(f"device is {device!r}, wanted one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device is cuda, but PyTorch finds no CUDA device here; use cpu")
+
+
+def torch_pipeline(checkpoint: Checkpoint, stages: Iterable[str], device: str) -> Pipeline:
+    """A pipeline with these stages only, in float32; stages that the checkpoint does not have are left out."""
+    graphs = {
+        stage: TorchGraph(checkpoint.load(stage).to(device), device) for stage in stages if stage in checkpoint.sources
+    }
+    return Pipeline(manifest_of(checkpoint), graphs, prompt_encoder(checkpoint), "torch", device)

@@ -1,0 +1,88 @@
+"""A bundle appears whole or not at all: it is made beside its final name and renamed."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from runtime.bundle.integrity import sha256
+from runtime.bundle.manifest import FileSpec, Manifest
+from runtime.constants import MANIFEST
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise FileExistsError or FileNotFoundError unless a bundle may be written to `output`.
+
+    Even with `overwrite` only a bundle or an empty directory is replaced, so that a mistyped path loses nothing.
+    """
+    check_directory(output, overwrite, "bundle", lambda: not any(output.iterdir()) or (output / MANIFEST).is_file())
+
+
+def check_directory(output: Path, overwrite: bool, what: str, replaceable: Callable[[], bool]) -> None:
+    """The same for any directory that is made whole; `replaceable` is asked about one that exists."""
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the directory {output.absolute().parent} for the {what} does not exist")
+    if not output.exists() and not output.is_symlink():
+        return
+    if not overwrite:
+        raise FileExistsError(f"the output {output} exists; choose another --output or add --overwrite")
+    if output.is_symlink() or not output.is_dir() or not replaceable():
+        raise FileExistsError(f"the output {output} exists and is not a {what}; it is not overwritten")
+
+
+@contextlib.contextmanager
+def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it, or
+    `keep` says that what is in it is worth keeping.
+
+    What an earlier build left there is removed first, unless `keep` says so of it as well. A build that is still
+    running holds a lock on it.
+    """
+    partial = output.absolute().with_name(f".{output.absolute().name}.partial")
+    lock = partial.with_suffix(".lock")
+    try:
+        handle = lock.open("w")
+    except OSError as error:
+        raise PermissionError(f"cannot write to {partial.parent}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"another build is writing {output}") from None
+        try:
+            if not keep(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(exist_ok=True)
+            yield partial
+        finally:
+            if not keep(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def file_spec(file: Path) -> FileSpec:
+    """Size and hash of a file."""
+    return FileSpec(file.stat().st_size, sha256(file))
+
+
+def publish(partial: Path, manifest: Manifest, output: Path) -> None:
+    """Write the manifest, the last file, and give the bundle its name; an old bundle of that name is replaced."""
+    (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    rename(partial, output)
+
+
+def rename(partial: Path, output: Path) -> None:
+    """Give a finished directory its name; what had that name is removed afterwards."""
+    old = partial.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    try:
+        os.rename(partial, output)
+    except BaseException:  # Ctrl-C included: what was there comes back
+        if old.exists() and not output.exists():
+            os.rename(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""``python -m export.build``: checkpoint directory in, bundle out."""

@@ -1,0 +1,45 @@
+"""Compare a checkpoint's files with checksums that came with them.
+
+Two kinds are known: ``SHA256SUMS`` as coreutils writes it, and the records that ``hf download --local-dir`` keeps
+(``.cache/huggingface/download/**.metadata``, whose second line is the SHA-256 of a large file). A flipped bit in a
+weight file without either cannot be told from a weight.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from model.checkpoint.tensor_files import CheckpointError
+from runtime.bundle.integrity import sha256
+
+SUMS = "SHA256SUMS"
+_HUB_RECORDS = Path(".cache/huggingface/download")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def recorded(directory: Path) -> dict[Path, str]:
+    """SHA-256 digests that a checkpoint directory records, by file."""
+    digests = {}
+    records = directory / _HUB_RECORDS
+    for record in sorted(records.rglob("*.metadata")):
+        lines = record.read_text(encoding="utf-8").split()
+        file = directory / record.relative_to(records).with_suffix("")
+        if len(lines) > 1 and _DIGEST.fullmatch(lines[1]) and file.is_file():
+            digests[file] = lines[1]
+    if (sums := directory / SUMS).is_file():
+        for line in sums.read_text(encoding="utf-8").splitlines():
+            digest, _, name = line.partition(" ")
+            if not _DIGEST.fullmatch(digest) or not name.strip():
+                raise CheckpointError(f"{sums} has the line {line!r}, wanted a SHA-256 and a file name")
+            digests[directory / name.strip().removeprefix("*")] = digest
+    return digests
+
+
+def verify(digests: dict[Path, str], progress: Callable[[int], None]) -> None:
+    """Raise CheckpointError for the first file that is missing or differs; reports the bytes read to `progress`."""
+    for file, digest in digests.items():
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, though the checkpoint records its checksum")
+        if (found := sha256(file)) != digest:
+            raise CheckpointError(f"{file} is damaged: SHA-256 {found[:12]}…, wanted {digest[:12]}…; download it again")
+        progress(file.stat().st_size)

@@ -1,0 +1,133 @@
+"""What a build needs, said and checked before it starts."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import from_torch_dtype
+
+from export.graph.passes.engine_form import groups
+from export.graph.precision import Precision, torch_dtype
+from export.graph.recipe import Recipe, quantized_weights
+from export.graph.weights import is_held, parts_of
+from model.checkpoint.directory import Checkpoint
+from model.layers import set_compute_dtype
+
+_CODES = ir.DataType.FLOAT8E4M3FN
+_SPARE_BYTES = 64 << 20
+"""Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
+_PROCESS_BYTES = 1 << 30
+"""Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
+_ENGINE_FACTOR = 1.2
+"""Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
+_TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
+"""For the estimate of the time: tracing of all graphs, and what follows, on two cores."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one build."""
+
+    disk: int
+    """Bytes that the bundle takes."""
+    scratch: int
+    """Bytes beside it for a while."""
+    memory: int
+    """Peak of anonymous memory in bytes."""
+    seconds: float
+    """A rough estimate on two cores."""
+
+    def __str__(self) -> str:
+        return (
+            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory and about "
+            f"{_duration(self.seconds)}"
+        )
+
+
+def check_needs(needs: Needs, output: Path) -> None:
+    """Raise OSError or MemoryError unless disk and memory suffice."""
+    folder = output.absolute().parent
+    if (free := shutil.disk_usage(folder).free) < needs.disk + needs.scratch:
+        raise OSError(
+            f"the bundle needs {(needs.disk + needs.scratch) / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB "
+            "left"
+        )
+    if (available := available_memory()) < needs.memory:
+        raise MemoryError(
+            f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
+            "other programs or add swap"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this machine can give to a process without swapping."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo does not say how much memory is available")
+
+
+def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
+    """Bytes of a stage's weights: one for a float8 code and four for each row's scale, else the compute type's."""
+    parameters = _parameters(checkpoint, stage, precision, recipe).values()
+    return sum(_nbytes(shape, dtype) + (4 * shape[0] if dtype == _CODES else 0) for shape, dtype in parameters)
+
+
+def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
+    """Bytes of weights that are written for the builder of an engine, since no file holds them as it wants them."""
+    sources, parameters = checkpoint.sources[stage], _parameters(checkpoint, stage, precision, recipe)
+    written = {name for name, (_, dtype) in parameters.items() if not is_held(parts_of(sources[name]), dtype)}
+    for _, names in groups(sources):
+        parts = [part for name in names for part in parts_of(sources[name])]
+        if not is_held(parts, parameters[names[0]][1]):
+            written |= set(names)
+    return sum(_nbytes(*parameters[name]) for name in written)
+
+
+def _nbytes(shape: torch.Size, dtype: ir.DataType) -> int:
+    return shape.numel() * int(dtype.itemsize)
+
+
+def _parameters(
+    checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe
+) -> dict[str, tuple[torch.Size, ir.DataType]]:
+    """Shape of each parameter of a stage, and the type that its graph holds it in."""
+    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
+    coded: set[str] = set()
+    if precision.weights_fp8 and not stage.startswith("vae_"):
+        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
+    return {
+        name: (p.shape, _CODES if name in coded else from_torch_dtype(p.dtype)) for name, p in module.named_parameters()
+    }
+
+
+def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0) -> Needs:
+    """What the stages with `weights` bytes need for one backend; `linked` weights take no disk.
+
+    `scratch` is the largest of the stages' `scratch_bytes`, for engines.
+    """
+    total, largest = sum(weights.values()), max(weights.values(), default=0)
+    engines = backend != "ort"
+    memory = _PROCESS_BYTES + (int(_ENGINE_FACTOR * largest) if engines else 0)
+    return Needs(
+        _SPARE_BYTES + (0 if linked and not engines else total),
+        scratch,
+        memory,
+        _TRACE_SECONDS + total / _BYTES_PER_SECOND[backend],
+    )
+
+
+def together(needs: list[Needs]) -> Needs:
+    """What several backends need, one after another."""
+    return Needs(
+        sum(n.disk for n in needs),
+        max(n.scratch for n in needs),
+        max(n.memory for n in needs),
+        sum(n.seconds for n in needs),
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,164 @@
+"""One stage of a checkpoint to one TensorRT plan of a bundle."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+from tqdm import tqdm
+
+from export.atomic_directory import file_spec
+from export.engine.builder import Built, build_plan
+from export.engine.files import kernels_to_json
+from export.engine.kernels import parse_kernels
+from export.engine.report import Build, Wanted, audit, report
+from export.engine.sizes import shapes, used
+from export.graph import weights
+from export.graph.recipe import PRODUCTS
+from export.graph.records import graph_record
+from export.graph.stage import StageOptions, stage_graph
+from export.graph.stitched import stitched_tensors
+from export.memory import Peak
+from model.autoencoder import PATCH
+from model.checkpoint.directory import Checkpoint
+from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange
+from runtime.tensorrt.package import load_package
+
+_POINT = re.compile(rf"(\w+)\.(layers\.\d+\.({'|'.join(map(re.escape, PRODUCTS))}))_scale")
+"""Name of the scale of a quantized activation."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is the same for all engines of a set."""
+
+    backend: Literal["rtx", "tensorrt"]
+    targets: tuple[str, ...]
+    sizes: Mapping[str, SizeRange]
+    weight_streaming: bool = False
+    """Let the runtime keep part of the weights in host memory."""
+
+    @property
+    def name(self) -> str:
+        """Of the set, and of its folder."""
+        return "-".join((self.backend, *self.targets))
+
+    @property
+    def version(self) -> str:
+        """Of the package that builds."""
+        return str(load_package(self.backend).__version__)
+
+
+def build_engine(
+    checkpoint: Checkpoint, stage: str, options: StageOptions, engine: EngineOptions, folder: Path, quiet: bool
+) -> tuple[EngineSpec, dict[str, FileSpec], dict[str, Any]]:
+    """Write one plan into ``engines`` below `folder`.
+
+    Returns:
+        What the manifest says of the engine, its files, and its report.
+
+    Raises:
+        RuntimeError: the builder refuses the graph, or the engine is not what was asked for: an attention that is not
+            one kernel, a product of a block that is not float8; the message names the layer.
+        OSError: the plan cannot be written.
+    """
+    record = graph_record(stage, checkpoint)
+    relative = f"engines/{engine.name}/{stage}.plan"
+    plan, scratch = folder / relative, folder / "scratch"
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    plan.unlink(missing_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    ranges = used(record.inputs, engine.sizes)
+    with (
+        tqdm(desc=f"{stage + ': tracing':24}", disable=quiet, bar_format="{desc} {elapsed}") as bar,
+        Peak() as memory,
+    ):
+        model = stage_graph(checkpoint, stage, options)
+        size = weights.weight_bytes(model)
+        weights.save(model, scratch / f"{stage}.onnx", lambda _: None)
+        wanted, stitched = _wanted(model, stage, options), stitched_tensors(model)
+        del model
+        built = build_plan(
+            scratch / f"{stage}.onnx",
+            plan,
+            engine.backend,
+            engine.targets,
+            shapes(record.inputs, ranges),
+            _shown(bar, stage),
+            engine.weight_streaming,
+            stitched,
+        )
+        bar.set_description(f"{engine.name + ' ' + stage:24}")
+    shutil.rmtree(scratch)
+    kernels = parse_kernels(built.log)
+    if problems := audit(kernels, wanted):
+        plan.unlink()
+        raise RuntimeError(f"the engine of {stage} is not what was asked for: {'; '.join(problems[:5])}")
+    described = report(_build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest), kernels)
+    listing = plan.with_suffix(".kernels.json")
+    listing.write_text(kernels_to_json(kernels), encoding="utf-8")
+    spec = EngineSpec(
+        relative, options.precision.stage(stage), record.inputs, (record.output,), dict(ranges), built.activation_bytes
+    )
+    files = {relative: FileSpec(built.size, built.sha256), listing.relative_to(folder).as_posix(): file_spec(listing)}
+    return spec, files, asdict(described)
+
+
+def _build(
+    stage: str,
+    options: StageOptions,
+    engine: EngineOptions,
+    rows: int,
+    built: Built,
+    size: int,
+    peak: int,
+) -> Build:
+    return Build(
+        stage,
+        engine.backend,
+        engine.targets,
+        engine.version,
+        "fp8" if options.recipe.attention else "base",
+        rows,
+        built.size,
+        size,
+        peak,
+        built.seconds,
+    )
+
+
+def _rows(ranges: Mapping[str, SizeRange], checkpoint: Checkpoint) -> int:
+    """Sequence length that the engine is tuned for; that of the VAE's attention is the number of its latent pixels."""
+    best = {name: size.optimum for name, size in ranges.items()}
+    for rows, columns in (("grid_h", "grid_w"), ("tile_h", "tile_w")):
+        if rows in best:
+            return best[rows] * best[columns] * PATCH**2
+    for height, width in (("H", "W"), ("tile_H", "tile_W")):
+        if height in best:
+            return best[height] * best[width] // checkpoint.autoencoder.factor**2
+    return next(best[name] for name in ("L", "N", "T") if name in best)
+
+
+def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:
+    """One kernel for every attention that may not be taken apart, and float8 in all products that the recipe says."""
+    attentions = [
+        str(node.name)
+        for node in model.graph
+        if node.op_type.endswith("Attention") and "TRT_decomposable" not in node.attributes
+    ]
+    in_fp8 = [str(node.name) for node in model.graph if node.op_type == "TRT_QuantizedAttention"]
+    products = []
+    for name in model.graph.initializers:
+        if (found := _POINT.fullmatch(name)) and found[1] == stage:
+            products.append(found[2].replace("feed_forward.w1", "feed_forward.w13"))
+    return Wanted(tuple(attentions), tuple(in_fp8), tuple(products))
+
+
+def _shown(bar: tqdm, stage: str) -> Any:
+    def show(phase: str, step: int, steps: int) -> None:
+        bar.set_description(f"{stage + ': ' + phase.lower():24.60} {step}/{steps}")
+
+    return show

@@ -1,0 +1,1 @@
+"""A stage of a checkpoint as an ONNX graph."""

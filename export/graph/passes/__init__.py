@@ -1,0 +1,1 @@
+"""Changes of a traced graph, one in each file."""

@@ -1,0 +1,178 @@
+"""Put float8 into a traced graph: weights as codes with row scales, activations between Q/DQ pairs.
+
+Weights. Every quantized ``Linear`` weight W (out, in) becomes
+
+    DequantizeLinear(codes (out, in) e4m3, scale (out,) float32, axis=0, output_dtype=base) -> Transpose -> MatMul
+
+which is W8A16: the codes and scales of a float8 checkpoint go in as they are in the file, bit for bit, and a float
+checkpoint is quantized once by the release's own rule (`model.checkpoint.fp8`). TensorRT keeps the codes in the plan
+and fuses the pattern into an FP8 GEMM, with the row scales in its epilogue; ONNX Runtime multiplies the weights out
+when it loads.
+
+Activations. The input x of a quantized matrix product becomes
+
+    QuantizeLinear(x, s, zero point float8e4m3fn) -> DequantizeLinear(s, output_dtype=base) -> MatMul
+
+with one static scale s = range / 448 for the tensor, which makes the product W8A8. x is taken in float32, before the
+cast to the base type, and the result of DequantizeLinear has the base type: float32 there would double the memory
+of the activations in TensorRT (measured by NVIDIA for FLUX.2: 12.9 GB against 1 GB).
+
+Form. The patterns above are TensorRT's (``trt``). ONNX Runtime 1.31 has no kernel for a DequantizeLinear whose scale
+and result differ in type, so its form (``ort``) dequantizes to float32 and casts to the base type. They are the same
+where the base type is float32.
+
+Nothing here decides what to quantize; see `export.graph.recipe`. What the larger tools do and this does not: pick nodes
+by pattern, quantize convolutions, choose scales.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from model.checkpoint.directory import Known, Sources
+from model.checkpoint.fp8 import E4M3_MAX
+from model.checkpoint.sources import Folded
+from model.checkpoint.tensor_files import Joined, Source
+
+FP8 = ir.DataType.FLOAT8E4M3FN
+Form = Literal["ort", "trt"]
+
+
+def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form) -> None:
+    """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales."""
+    graph = model.graph
+    for name in weights:
+        value = graph.initializers.pop(name)
+        assert value.dtype is not None and value.shape is not None
+        read = _codes_reader(sources[name])
+        codes = _initializer(graph, name, FP8, value.shape, lambda read=read: read()[0])
+        scale = _initializer(graph, f"{name}_scale", ir.DataType.FLOAT, value.shape[:1], lambda read=read: read()[1])
+        nodes = _dequantize([codes, scale], value.dtype, f"{name}_dequantized", form, axis=0)
+        reader = value.uses()[0].node  # each weight has one
+        ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
+        # Beside it, so that a runtime that keeps the order has no more than one weight multiplied out.
+        graph.insert_before(reader, nodes)
+
+
+def quantize_input(model: ir.Model, weights: Iterable[str], scale: float, name: str, form: Form) -> None:
+    """Put one Q/DQ pair before the products of one activation with each of `weights`, which share it.
+
+    `quantize_weights` must have been there first. `name` names the scale, which is float32 and without dimensions.
+    """
+    products = [_product(model, weight) for weight in weights]
+    inputs = {product.inputs[0] for product in products}
+    assert len(inputs) == 1, f"{name}: the weights {list(weights)} do not share their input"
+    x = inputs.pop()
+    assert x is not None and x.dtype is not None
+    quantized = quantize_dequantize(model, uncast(x), x.dtype, scale, name, form, before=products[0])
+    for product in products:
+        product.replace_input_with(0, quantized)
+
+
+def quantize_dequantize(
+    model: ir.Model, x: ir.Value, base: ir.DataType, scale: float, name: str, form: Form, before: ir.Node
+) -> ir.Value:
+    """A Q/DQ pair of `x` (float32 or the base type), inserted in front of `before`; the result has the type `base`."""
+    if form == "ort" and x.dtype != ir.DataType.FLOAT:
+        cast = ir.node("Cast", [x], attributes={"to": ir.DataType.FLOAT.value}, name=f"{name}_float32")
+        cast.outputs[0].name, cast.outputs[0].type = f"{name}_float32", ir.TensorType(ir.DataType.FLOAT)
+        cast.outputs[0].shape = x.shape
+        model.graph.insert_before(before, cast)
+        x = cast.outputs[0]
+    s, zero = scalar(model.graph, f"{name}_scale", np.float32(scale)), _zero(model.graph)
+    quantize = ir.node("QuantizeLinear", [x, s, zero], name=f"{name}_quantize")
+    quantize.outputs[0].name, quantize.outputs[0].type = f"{name}_codes", ir.TensorType(FP8)
+    quantize.outputs[0].shape = x.shape
+    dequantize = _dequantize([quantize.outputs[0], s, zero], base, f"{name}_dequantized", form)
+    model.graph.insert_before(before, [quantize, *dequantize])
+    return dequantize[-1].outputs[0]
+
+
+def uncast(x: ir.Value) -> ir.Value:
+    """The tensor that `x` is a cast of, or `x` itself."""
+    producer = x.producer()
+    if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
+        x = producer.inputs[0]
+    return x
+
+
+def activation_scale(largest: float) -> float:
+    """Scale that maps the range [-largest, largest] to e4m3's."""
+    return largest / E4M3_MAX
+
+
+def _product(model: ir.Model, weight: str) -> ir.Node:
+    """The MatMul that multiplies by a quantized weight."""
+    value, path = model.graph.initializers[weight], []
+    while not path or path[-1].op_type != "MatMul":
+        (node,) = (use.node for use in value.uses())
+        path.append(node)
+        value = node.outputs[0]
+    assert {node.op_type for node in path} <= {"DequantizeLinear", "Cast", "Transpose", "MatMul"}, weight
+    return path[-1]
+
+
+def _dequantize(
+    inputs: list[ir.Value], base: ir.DataType, name: str, form: Form, axis: int | None = None
+) -> list[ir.Node]:
+    """DequantizeLinear to the base type; in ONNX Runtime's form with a Cast behind it, except for float32."""
+    cast = form == "ort" and base != ir.DataType.FLOAT
+    attributes: dict[str, int] = {} if axis is None else {"axis": axis}
+    if base != ir.DataType.FLOAT and not cast:  # the default is the scale's type
+        attributes["output_dtype"] = base.value
+    nodes = [ir.node("DequantizeLinear", inputs, attributes=attributes, name=name)]
+    if cast:
+        nodes.append(ir.node("Cast", [nodes[0].outputs[0]], attributes={"to": base.value}, name=f"{name}_cast"))
+        nodes[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    nodes[-1].outputs[0].type = ir.TensorType(base)
+    for node in nodes:
+        assert node.name is not None
+        node.outputs[0].name, node.outputs[0].shape = node.name, inputs[0].shape
+    return nodes
+
+
+def _codes_reader(source: Source | Joined | Folded | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """Reads codes and scales; what is quantized here is made once and kept until both are written."""
+    assert not isinstance(source, Known)
+    if source.coded:
+        return source.read_codes
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def read() -> tuple[torch.Tensor, torch.Tensor]:
+        if kept:
+            return kept.pop()
+        kept.append(source.quantized())
+        return kept[0]
+
+    return read
+
+
+def _initializer(
+    graph: ir.Graph, name: str, dtype: ir.DataType, shape: ir.Shape, read: Callable[[], torch.Tensor]
+) -> ir.Value:
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    value.const_value = ir.LazyTensor(
+        lambda: TorchTensor(read().contiguous(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
+    )
+    graph.initializers[name] = value
+    return value
+
+
+def scalar(graph: ir.Graph, name: str, number: np.generic) -> ir.Value:
+    """A new initializer without dimensions."""
+    value = ir.Value(name=name, const_value=ir.Tensor(np.asarray(number), name=name))
+    value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(np.asarray(number).dtype)), ir.Shape([])
+    graph.initializers[name] = value
+    return value
+
+
+def _zero(graph: ir.Graph) -> ir.Value:
+    """The zero point, whose type is what makes QuantizeLinear write e4m3; one for the whole graph."""
+    if "fp8_zero" in graph.initializers:
+        return graph.initializers["fp8_zero"]
+    return scalar(graph, "fp8_zero", np.zeros((), ml_dtypes.float8_e4m3fn)[()])

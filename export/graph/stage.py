@@ -1,0 +1,142 @@
+"""One stage of a checkpoint to one graph of a bundle."""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from tqdm import tqdm
+
+from export.graph import weights
+from export.graph.passes import engine_form
+from export.graph.passes.fp8_attention import quantize_attention
+from export.graph.passes.qdq import Form, activation_scale, quantize_input, quantize_weights
+from export.graph.precision import Precision, torch_dtype
+from export.graph.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
+from export.graph.records import configuration, graph_module, graph_record, is_tile, stage_of
+from export.graph.trace import trace
+from model.checkpoint.directory import Checkpoint, Sources
+from model.layers import set_compute_dtype
+from runtime.bundle.manifest import GraphSpec
+
+_GRAPHS: dict[Hashable, ir.Model] = {}
+"""What has been traced: graphs without weights, a few megabytes each at most."""
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How the stages of a bundle are made."""
+
+    precision: Precision
+    recipe: Recipe
+    ranges: Mapping[str, float]
+    """Largest magnitude of each quantized activation, by point; empty without activation quantization."""
+    form: Form = "ort"
+    """Which engine's form of the graph; see `export.graph.passes.qdq` and `export.graph.passes.engine_form`."""
+    linked: bool = False
+    """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
+
+
+def export_stage(
+    checkpoint: Checkpoint, stage: str, options: StageOptions, folder: Path, quiet: bool
+) -> tuple[GraphSpec, dict[Path, Path]]:
+    """Trace one stage and write its graph and weights into ``onnx`` below `folder`, with a progress bar.
+
+    A graph for tiles finds its weights in the files of the whole stage's graph, which must have been written before.
+
+    Returns:
+        What the manifest says of the graph, and the names and origins of files that it shares with the checkpoint.
+
+    Raises:
+        OSError: the files cannot be written.
+        CheckpointError: a weight is not finite.
+    """
+    record = graph_record(stage, checkpoint)
+    with tqdm(desc=f"{stage + ': tracing':24}", unit="B", unit_scale=True, disable=quiet) as bar:
+        model = stage_graph(checkpoint, stage, options)
+        bar.reset(total=weights.weight_bytes(model))
+        bar.set_description(f"{stage + ': writing':24}")
+        onnx = folder / "onnx" / f"{stage}.onnx"
+        try:
+            if is_tile(stage):
+                linked: dict[Path, Path] = {}
+                _save_beside_whole(model, checkpoint.sources[stage_of(stage)], onnx, stage_of(stage))
+            else:
+                linked = weights.save(model, onnx, bar.update, weights.second_name)
+        except OSError as error:
+            raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
+        bar.update(bar.total - bar.n)
+        bar.set_description(f"{stage:24}")
+    compute = options.precision.stage(stage)
+    relative = onnx.relative_to(folder).as_posix()
+    expanded = weights.expanded_bytes(model, torch_dtype(compute).itemsize)
+    return GraphSpec(relative, compute, record.inputs, (record.output,), expanded), linked
+
+
+def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:
+    """The graph of a stage in the options' form; every initializer knows where its value comes from."""
+    model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
+    sources = dict(checkpoint.sources[stage_of(stage)])
+    joined = engine_form.join_products(model, sources) if options.form == "trt" else {}
+    if options.precision.weights_fp8 and not stage.startswith("vae_"):
+        quantize(model, checkpoint, stage, sources, options, joined)
+    if options.form == "trt":
+        engine_form.scale_after_products(model)
+        engine_form.sum_single_rows(model)
+        engine_form.allow_decomposition(model, stage)
+        engine_form.reverse_shared_keys(model)
+    weights.attach(model, sources)
+    if options.linked:
+        weights.link(model, sources, stitch=options.form == "trt")
+    return model
+
+
+def _traced(checkpoint: Checkpoint, stage: str, dtype: torch.dtype) -> ir.Model:
+    """A graph without weights, the caller's own. It is traced once in a process, and serves all backends' forms."""
+    key = (stage, dtype, configuration(stage, checkpoint))
+    if key not in _GRAPHS:
+        module = set_compute_dtype(graph_module(stage, checkpoint), dtype)
+        _GRAPHS[key] = trace(module, graph_record(stage, checkpoint))
+    return _GRAPHS[key].clone()
+
+
+def _save_beside_whole(model: ir.Model, parameters: Collection[str], onnx: Path, whole: str) -> None:
+    """Write a graph for tiles whose parameters point to the values of the same names of the graph `whole`."""
+    values = ir.load(onnx.with_name(f"{whole}.onnx")).graph.initializers
+    for name, value in model.graph.initializers.items():
+        if name in parameters:
+            value.const_value = values[name].const_value
+    ir.save(model, onnx)
+
+
+def quantize(
+    model: ir.Model,
+    checkpoint: Checkpoint,
+    stage: str,
+    sources: Sources,
+    options: StageOptions,
+    joined: Mapping[str, Sequence[str]],
+) -> None:
+    """Put float8 into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
+    layers = checkpoint.transformer.num_layers
+    whole = {part: name for name, parts in joined.items() for part in parts}
+    linear = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], options.recipe)
+    coded = {whole.get(name, name) for name in linear}
+    quantize_weights(model, sources, sorted(coded), options.form)
+    points = options.recipe.points(stage, layers)
+    # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
+    factor = checkpoint.transformer.attention_head_dim**0.25
+    for layer in range(layers):
+        prefix = f"{stage}.layers.{layer}."
+        for point, products in PRODUCTS.items():
+            if prefix + point in points:
+                parts = [f"layers.{layer}.{product}.weight" for product in products]
+                names = list(dict.fromkeys(whole.get(part, part) for part in parts))
+                quantize_input(
+                    model, names, activation_scale(options.ranges[prefix + point]), prefix + point, options.form
+                )
+        if prefix + OPERANDS[0] in points:
+            q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
+            scales = [activation_scale(r) for r in (q * factor, k * factor, v)]
+            quantize_attention(model, layer, scales, f"{prefix}attention", options.form)

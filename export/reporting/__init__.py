@@ -1,0 +1,1 @@
+"""What the reports share: the page, its look, plots and tables."""

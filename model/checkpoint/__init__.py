@@ -1,0 +1,1 @@
+"""A checkpoint directory: its files, tensors, adapters and configuration."""

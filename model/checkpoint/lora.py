@@ -1,0 +1,181 @@
+"""Fold LoRA adapters into the transformers of a checkpoint.
+
+Nothing is computed here: a checkpoint comes back whose sources add the updates when they are read
+(`model.checkpoint.sources`), so that every stage that no adapter touches is the one of the checkpoint itself. Adapters
+are trained on the conditional transformer and go into that one only, unless another target is asked for: in both they
+spoil the picture (mflux).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import nn
+
+from model.checkpoint.directory import Checkpoint
+from model.checkpoint.lora_files import LoraError, read_lora
+from model.checkpoint.matching import SPLIT
+from model.checkpoint.sources import Folded, Update
+from model.checkpoint.tensor_files import Source
+from model.layers import Linear
+from runtime.bundle.integrity import sha256
+from runtime.bundle.manifest import LoraSpec
+
+Target = Literal["cond", "uncond", "both"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+_STAGES = {"cond": ("dit_cond", "text_encoder"), "uncond": ("dit_uncond",)}
+_STAGES["both"] = _STAGES["cond"] + _STAGES["uncond"]
+"""Stages with matrices of each target. The projection of the text features belongs to the conditional transformer and
+is in the text encoder's stage; the unconditional transformer has one too, which nothing reaches."""
+_TEXT_PROJECTION = "llm_cond_proj"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a matrix that files may adapt is in the model."""
+
+    parameter: str
+    rows: range
+    """Rows of the parameter: a third of them for q, k and v."""
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.columns
+
+
+def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond") -> Checkpoint:
+    """The checkpoint with adapters folded into its transformers; itself when there are none.
+
+    Args:
+        checkpoint: without adapters.
+        loras: ``FILE`` or ``FILE:SCALE``, in the order in which they are folded. The scale multiplies the update beside
+            the file's own alpha / rank; 1 by default.
+        target: one of `TARGETS`, the transformers that are changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        LoraError: a scale is no number other than 0, a file is given twice, or as for
+        `model.checkpoint.lora_files.read_lora`. ValueError: the target is not known, not there, or given without
+        adapters.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"--lora-target is {target!r}, wanted one of {', '.join(TARGETS)}")
+    if not loras:
+        if target != "cond":
+            raise ValueError(f"--lora-target {target} goes with --lora")
+        return checkpoint
+    if target != "cond" and "dit_uncond" not in checkpoint.sources:
+        raise ValueError(f"--lora-target is {target}, but {checkpoint.directory} has no unconditional transformer")
+    slots = _slots(checkpoint)
+    updates: dict[tuple[str, str], list[Update]] = {}
+    specs: list[LoraSpec] = []
+    for text in loras:
+        file, scale = parse_lora(text)
+        spec = LoraSpec(file.name, sha256(file), scale, target)  # type: ignore[arg-type]
+        if spec.sha256 in {other.sha256 for other in specs}:
+            raise LoraError(f"the LoRA {file} is given twice; give it once, with the sum of the scales")
+        specs.append(spec)
+        for place, update in _updates(file, spec, slots, checkpoint):
+            updates.setdefault(place, []).append(update)
+    sources = {stage: dict(parameters) for stage, parameters in checkpoint.sources.items()}
+    for (stage, parameter), found in updates.items():
+        source = sources[stage][parameter]
+        assert isinstance(source, Source)
+        sources[stage][parameter] = Folded(source, tuple(found))
+    return replace(checkpoint, sources=sources, loras=tuple(specs))
+
+
+def touching(checkpoint: Checkpoint, stage: str) -> tuple[LoraSpec, ...]:
+    """The adapters that change a stage, in their order; a stage without any is that of the bare checkpoint.
+
+    With the checkpoint's files and the build's options this is all that a stage's weights depend on.
+    """
+    used = {u.lora for s in checkpoint.sources[stage].values() if isinstance(s, Folded) for u in s.updates}
+    return tuple(spec for spec in checkpoint.loras if spec in used)
+
+
+def without_loras(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint before `with_loras`."""
+    sources = {
+        stage: {name: s.base if isinstance(s, Folded) else s for name, s in parameters.items()}
+        for stage, parameters in checkpoint.sources.items()
+    }
+    return replace(checkpoint, sources=sources, loras=())
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """File and scale of ``FILE`` or ``FILE:SCALE``; the whole is the file if there is one of that name.
+
+    Raises LoraError or FileNotFoundError.
+    """
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).is_file():
+        name, number = text, "1"
+    try:
+        scale = float(number)
+    except ValueError:
+        raise LoraError(f"the LoRA {text} has the scale {number!r}, wanted a number, such as {name}:0.8") from None
+    if not math.isfinite(scale) or scale == 0:
+        raise LoraError(f"the LoRA {text} has the scale {number}, wanted a finite number other than 0")
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"there is no LoRA file {name}")
+    return Path(name), scale
+
+
+def _slots(checkpoint: Checkpoint) -> dict[str, _Slot]:
+    """Every matrix that files may adapt, by each of its names: those of the released checkpoint and diffusers'."""
+    slots: dict[str, _Slot] = {}
+    for stage in ("dit_cond", "text_encoder"):
+        for name, part in checkpoint.module(stage).named_modules():
+            if isinstance(part, Linear) and (stage == "dit_cond" or name == _TEXT_PROJECTION):
+                slots |= _names(name, part)
+    return slots
+
+
+def _names(module: str, part: nn.Linear) -> dict[str, _Slot]:
+    rows, columns = part.weight.shape
+    parameter = f"{module}.weight"
+    slots = {module: _Slot(parameter, range(rows), columns)}
+    layer, found, point = module.partition(".attention.")
+    if found and point == "qkv":
+        third = rows // len(SPLIT)
+        for name, place in SPLIT.items():
+            slots[f"{layer}.{name}"] = _Slot(parameter, range(place * third, (place + 1) * third), columns)
+    elif found and point == "o":
+        slots[f"{layer}.attention.to_out.0"] = slots[module]
+    return slots
+
+
+def _updates(
+    file: Path, spec: LoraSpec, slots: Mapping[str, _Slot], checkpoint: Checkpoint
+) -> list[tuple[tuple[str, str], Update]]:
+    """What one file adds, with stage and parameter; of the target's stages only."""
+    adapted = read_lora(file, {name: slot.shape for name, slot in slots.items()})
+    _check_overlap(file, adapted, slots)
+    updates = [
+        (
+            (stage, slots[module].parameter),
+            Update(matrix.down, matrix.up, spec.scale * matrix.factor, slots[module].rows.start, spec),
+        )
+        for module, matrix in adapted.items()
+        for stage in _STAGES[spec.target]
+        if slots[module].parameter in checkpoint.sources[stage]
+    ]
+    if not updates:
+        raise LoraError(f"{file} adapts the projection of the text only, which --lora-target uncond leaves out")
+    return updates
+
+
+def _check_overlap(file: Path, modules: Iterable[str], slots: Mapping[str, _Slot]) -> None:
+    """Raise LoraError when two matrices of a file change the same rows: fused and split, or under both names."""
+    seen: dict[str, list[str]] = {}
+    for module in modules:
+        slot = slots[module]
+        for other in seen.setdefault(slot.parameter, []):
+            rows = slots[other].rows
+            if slot.rows.start < rows.stop and rows.start < slot.rows.stop:
+                raise LoraError(f"{file} adapts the same rows as {other} and as {module}")
+        seen[slot.parameter].append(module)

@@ -1,0 +1,76 @@
+"""What sizes the engines of a bundle take. Checked before a graph is loaded, from the manifest alone."""
+
+from collections.abc import Iterable
+
+from runtime.bundle.manifest import EngineSet, SizeRange
+from runtime.plan import Plan
+
+_MEANINGS = {
+    "H": "the picture's height in pixels",
+    "W": "the picture's width in pixels",
+    "grid_h": "the picture's height in image tokens",
+    "grid_w": "the picture's width in image tokens",
+    "N": "the number of image tokens",
+    "T": "the number of text tokens",
+    "L": "the number of text and image tokens together",
+}
+"""Named sizes of the graphs, in the order in which they are checked: what a user chose comes first."""
+_TEXT = ("T",)
+_TILES = {"tile_H": "height", "tile_W": "width", "tile_h": "height", "tile_w": "width"}
+"""Named sizes of the graphs for tiles; those of thumbnails are no other."""
+
+
+def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
+    """Raise ValueError unless the engines take the plan's sizes: those of `stages`, and of the VAE those that it needs.
+
+    The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
+    """
+    if plan.unconditional == "conditional" and plan.guided:
+        raise ValueError(
+            f"--unconditional conditional runs the conditional transformer without text, and the {engines.label} take "
+            "1 text token or more; choose --unconditional graph or off, or --backend ort"
+        )
+    rows, columns = plan.grid
+    tokens, text = rows * columns, len(plan.token_ids)
+    values = {
+        "H": plan.height,
+        "W": plan.width,
+        "grid_h": rows,
+        "grid_w": columns,
+        "N": tokens,
+        "T": text,
+        "L": tokens + text,
+    }
+    needed = [stage for stage in stages if not stage.startswith("vae_") or stage in plan.vae_graphs]
+    for name, meaning in _MEANINGS.items():
+        for stage in needed:
+            limits = engines.graphs[stage].sizes.get(name)
+            if limits is not None and not limits.minimum <= values[name] <= limits.maximum:
+                raise ValueError(_refusal(engines, stage, meaning, name, values[name], limits, plan))
+    if plan.vae_tile is not None:
+        for stage in needed:
+            _check_tile(engines, stage, plan, plan.vae_tile)
+
+
+def _check_tile(engines: EngineSet, stage: str, plan: Plan, tile: int) -> None:
+    """A tile is as large as asked for, or as the picture where that is smaller."""
+    for name, side in _TILES.items():
+        limits = engines.graphs[stage].sizes.get(name)
+        unit = plan.pixels_per_token if name.islower() else 1
+        pixels = min(tile, plan.height if side == "height" else plan.width)
+        if limits is not None and not limits.minimum <= pixels // unit <= limits.maximum:
+            raise ValueError(
+                f"the {side} of a tile is {pixels} pixels, and the {stage} of the {engines.label} takes "
+                f"{limits.minimum * unit} to {limits.maximum * unit}; choose another --vae-tile, or --backend ort"
+            )
+
+
+def _refusal(engines: EngineSet, stage: str, meaning: str, name: str, value: int, limits: SizeRange, plan: Plan) -> str:
+    text = f"{meaning} is {value}, and the {stage} of the {engines.label} takes {limits.minimum} to {limits.maximum}"
+    if name in _TEXT:
+        return f"{text}; use a {'shorter' if value > limits.maximum else 'longer'} prompt, or --backend ort"
+    option = "--max-size" if value > limits.maximum else "--min-size"
+    return (
+        f"a picture of {plan.width}x{plan.height} is outside of what the engines were built for: {text}; build them "
+        f"with another {option}, or use --backend ort"
+    )

@@ -1,0 +1,114 @@
+"""Open the graphs of a bundle with the backend that was chosen for this machine."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.backend.choice import Choice, choose, needs_machine
+from runtime.backend.machine import device_index, look
+from runtime.backend.placement import graphs_on
+from runtime.bundle.manifest import Manifest
+from runtime.graph import Graph
+from runtime.tensorrt.engines import open_engines
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The graphs of a bundle, ready to run."""
+
+    graphs: dict[str, Graph]
+    choice: Choice
+    close: Callable[[], object]
+    """Frees what the graphs hold; they cannot be called afterwards."""
+
+
+def choose_backend(
+    manifest: Manifest, stages: Sequence[str], backend: str = "auto", device: str = "auto", memory: str = "auto"
+) -> Choice:
+    """What would run these stages here; see `runtime.backend.choice`. Looks for a GPU only if engines may run."""
+    machine = None
+    if needs_machine(manifest, backend, device):
+        names = dict.fromkeys(engines.backend for engines in manifest.engines.values())
+        machine = look(device_index(device) or 0, names)
+    return choose(manifest, stages, machine, backend, device, memory)
+
+
+def choose_placed(
+    manifest: Manifest, placed: Mapping[str, str], backend: str = "auto", memory: str = "auto"
+) -> dict[str, Choice]:
+    """What would run the graphs of each device, as `choose_backend` finds it: engines on all devices, or on none.
+
+    Raises:
+        ValueError: as `choose_backend`.
+        RuntimeError: the same; the message names the device.
+    """
+    choices = {}
+    for device, stages in graphs_on(placed).items():
+        try:
+            choices[device] = choose_backend(manifest, stages, backend, device, memory)
+        except RuntimeError as error:
+            raise RuntimeError(f"{device}: {error}") from error
+    if len({choice.engines is None for choice in choices.values()}) == 1:
+        return choices
+    # Automatic: one device can run engines and the other cannot, so both run the graphs, which the bundle then has.
+    why = "; ".join(f"{device}: {choice.reason}" for device, choice in choices.items() if choice.engines is None)
+    return {device: Choice("ort", device, why) for device in choices}
+
+
+def open_graphs(
+    manifest: Manifest, directory: Path, stages: Sequence[str], choice: Choice, threads: int | None
+) -> Opened:
+    """Open the stages of the bundle in `directory` with the backend that was chosen.
+
+    Args:
+        manifest: of the bundle.
+        directory: of the bundle; its files have been checked.
+        stages: that will run.
+        choice: from `choose_backend`.
+        threads: CPU threads for a graph of ONNX Runtime, None for one per core.
+
+    Raises:
+        ValueError: `threads` is out of range.
+        RuntimeError: the backend or the device is not there, or cannot run a graph; the message says what to do.
+    """
+    if choice.engines is not None:
+        index = device_index(choice.device)
+        assert choice.memory is not None and index is not None, "a choice of engines"
+        graphs, close = open_engines(directory, manifest.files, stages, choice.engines, choice.memory, index)
+        return Opened(graphs, choice, close)
+    try:
+        from runtime.backend import ort
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"ONNX Runtime is not installed ({error}); install the extra 'ort' for CPUs or 'ort-gpu' for CUDA"
+        ) from error
+    except ImportError as error:
+        raise RuntimeError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
+    try:
+        open_graph = ort.opener(directory, choice.device, threads)
+    except RuntimeError as error:
+        # A GPU was asked for, and engines would have run on it.
+        raise RuntimeError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
+    return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
+
+
+def open_placed(
+    manifest: Manifest,
+    directory: Path,
+    placed: Mapping[str, str],
+    choices: Mapping[str, Choice],
+    choice: Choice,
+    threads: int | None,
+) -> Opened:
+    """Open each graph on the device that `placed` names; `choice` is all of `choices`, as `together` made it.
+
+    Raises as `open_graphs` does; then nothing is left on either device.
+    """
+    graphs: dict[str, Graph] = {}
+    with contextlib.ExitStack() as opened:
+        for device, stages in graphs_on(placed).items():
+            part = open_graphs(manifest, directory, stages, choices[device], threads)
+            opened.callback(part.close)
+            graphs |= part.graphs
+        return Opened(graphs, choice, opened.pop_all().close)

@@ -1,0 +1,112 @@
+"""ONNX Runtime backend. The only file that imports onnxruntime."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from runtime.bundle.manifest import GraphSpec
+from runtime.graph import Graph, check_feeds
+
+OpenGraph = Callable[[str, GraphSpec], Graph]
+
+MAX_THREADS = 1024
+_FATAL_ONLY = 4
+_USABLE = 0.8
+"""Part of the available memory that weights may take; activations and other programs need the rest."""
+
+
+class OrtGraph:
+    """One graph in an ONNX Runtime session."""
+
+    def __init__(self, name: str, spec: GraphSpec, session: onnxruntime.InferenceSession) -> None:
+        self.name, self.spec, self.session = name, spec, session
+
+    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
+        """Run on one array for each input; RuntimeError when ONNX Runtime fails (out of memory, for one)."""
+        check_feeds(self.name, self.spec.inputs, feeds)
+        try:
+            return self.session.run([self.spec.outputs[0].name], feeds)[0]
+        except Exception as error:  # ONNX Runtime's errors share no other base class
+            raise RuntimeError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+
+
+def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
+    """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `runtime.backend.opening`."""
+    providers = _providers(device)
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
+
+    def open_graph(name: str, spec: GraphSpec) -> OrtGraph:
+        if spec.compute == "bfloat16" and device == "cpu":
+            raise RuntimeError(
+                f"graph {name} computes in bfloat16, which ONNX Runtime cannot run on a CPU; "
+                "use --device cuda, or build the bundle with --precision fp32 or fp16"
+            )
+        try:
+            session = _session(directory / spec.onnx, providers, threads, device == "cpu" and not _fits(spec))
+        except Exception as error:  # ONNX Runtime's errors share no other base class
+            raise RuntimeError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
+        if (wanted := _name(providers[0])) not in session.get_providers():
+            raise RuntimeError(
+                f"ONNX Runtime could not start {wanted} for graph {name}: its CUDA or cuDNN libraries are missing "
+                "or of another version; use --device cpu, or install them"
+            )
+        return OrtGraph(name, spec, session)
+
+    return open_graph
+
+
+def _session(
+    file: Path, providers: list[str | tuple[str, dict[str, str]]], threads: int | None, frugal: bool
+) -> onnxruntime.InferenceSession:
+    """Load a graph. `frugal` leaves float8 weights in their file, from where each call multiplies out one at a time."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # The default fuses Q/DQ pairs as if they were int8: float8 graphs then fail to load (ONNX Runtime 1.31).
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Each session has its own threads, which spin for a while after a call: those of one transformer would take the
+    # cores from the other's, and on two cores make a picture take twice as long (1.28 s against 0.65 s).
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not frugal:
+        return onnxruntime.InferenceSession(file, options, providers=providers)
+    # The arena would keep what the largest weight took for good.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    # The optimizers multiply weights out when they load, or quantize them again behind a transposition at every call;
+    # and the default order begins with the weights of many products. In the file each weight stands before its product.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    return onnxruntime.InferenceSession(file, options, providers=providers)
+
+
+def _fits(spec: GraphSpec) -> bool:
+    """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return True
+    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    return available is None or spec.expanded_bytes <= _USABLE * available
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if not match:
+        raise ValueError(f"device is {device!r}, wanted cpu, cuda or cuda:N")
+    available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise RuntimeError(
+            f"this onnxruntime has no CUDA provider (it has {', '.join(available)}); "
+            "replace it with the extra 'ort-gpu', or use --device cpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": match[1] or "0"}), "CPUExecutionProvider"]
+
+
+def _name(provider: str | tuple[str, dict[str, str]]) -> str:
+    return provider if isinstance(provider, str) else provider[0]

@@ -1,0 +1,312 @@
+"""The bundle's manifest: what the bundle holds, and what the runtime must know to run it.
+
+Format, version 2. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
+`Manifest`, of which those with a default may be missing) and the files that its ``files`` object lists; paths use
+``/``, are relative, and never leave the directory. Unknown keys, other versions, missing keys and values of another
+type are refused. The manifest is written last, so a directory that has one is complete.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from runtime.bundle.json_fields import decode
+from runtime.constants import MANIFEST
+
+FORMAT = "ideogram4-bundle"
+VERSION = 2
+
+
+class BundleError(ValueError):
+    """A bundle is incomplete, damaged, or of a format that this runtime does not read."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph. A dimension is a number, or the name of a size that may vary."""
+
+    name: str
+    dtype: Literal["float32", "int64", "uint8"]
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One stage of the model."""
+
+    onnx: str
+    """Path of the ONNX file in the bundle."""
+    compute: Literal["float32", "float16", "bfloat16"]
+    """Type of the matrix multiplications and convolutions inside; the boundary types are in the tensor specs."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    expanded_bytes: int = 0
+    """Memory that the weights take when float8 ones are multiplied out into the compute type; 0 if there are none."""
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """What a named size of a graph may be, and the value that the engine was tuned for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(f"the range {self} is not in order: minimum, optimum, maximum")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One stage as a TensorRT plan."""
+
+    plan: str
+    """Path of the plan in the bundle."""
+    compute: Literal["float32", "float16", "bfloat16"]
+    """Type of the matrix multiplications that are not float8."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    sizes: dict[str, SizeRange]
+    """The optimisation profile: a range for every named size of the inputs."""
+    activation_bytes: int
+    """Device memory beside the weights at the largest sizes: an estimate; the loaded engine knows better."""
+
+
+@dataclass(frozen=True)
+class EngineSet:
+    """Plans of all stages for some GPUs."""
+
+    backend: Literal["rtx", "tensorrt"]
+    targets: tuple[str, ...]
+    """Compute capabilities, such as sm89."""
+    version: str
+    """Of the TensorRT or TensorRT-RTX that built the plans; only the same one loads them."""
+    attention: Literal["fp8", "base"]
+    """Type of the transformers' attention."""
+    graphs: dict[str, EngineSpec]
+    weight_streaming: bool = False
+    """Built so that part of the weights can stay in host memory and be read by the GPU from there."""
+
+    @property
+    def label(self) -> str:
+        """What messages call the set."""
+        return f"{self.backend} engines for {', '.join(self.targets)}"
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary embedding of the diffusion transformers."""
+
+    head_dim: int
+    theta: float
+    sections: tuple[int, int, int]
+    """Lanes of the t, h and w axes."""
+
+    def __post_init__(self) -> None:
+        if self.head_dim < 2 or self.head_dim % 2 or not self.theta > 0:
+            raise ValueError(f"rope has head_dim {self.head_dim} and theta {self.theta}, wanted even and above 0")
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How a prompt becomes tokens."""
+
+    tokenizer: str
+    """Path of the tokenizer.json in the bundle."""
+    prefix: str
+    suffix: str
+    max_tokens: int
+    """Largest number of tokens, prefix and suffix included."""
+
+
+@dataclass(frozen=True)
+class SizeSpec:
+    """Picture sizes that the model takes, in pixels."""
+
+    multiple: int
+    """Pixels per latent token on each axis: the VAE's factor times the patch."""
+    minimum: int
+    maximum: int
+    default: int
+    max_aspect: float
+    """Longer side over shorter side, at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.multiple <= self.minimum <= self.default <= self.maximum or not self.max_aspect >= 1:
+            raise ValueError(f"the picture sizes {self} are not in order: multiple, minimum, default, maximum")
+
+    def check(self, width: int, height: int) -> None:
+        """Raise ValueError unless a picture of `width` x `height` pixels can be made."""
+        for name, value in (("width", width), ("height", height)):
+            if not self.minimum <= value <= self.maximum:
+                raise ValueError(f"{name} is {value}, wanted {self.minimum} to {self.maximum} pixels")
+            if value % self.multiple:
+                below = value - value % self.multiple
+                raise ValueError(
+                    f"{name} is {value}, wanted a multiple of {self.multiple}, such as {max(below, self.minimum)}"
+                )
+        if max(width, height) > self.max_aspect * min(width, height):
+            raise ValueError(f"the size {width}x{height} is more elongated than {self.max_aspect:g} to 1")
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """Size in bytes and SHA-256 of a file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """How the transformers of a float8 bundle are quantized; the weights always are."""
+
+    activations: Literal["none", "max", "percentile", "mse"]
+    """Algorithm that chose the static ranges of the blocks' activations; none: weights only."""
+    attention: Literal["fp8", "base"]
+    keep_base: tuple[str, ...]
+    """Patterns of activations that stay in the base type."""
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """An adapter that was folded into the weights."""
+
+    name: str
+    """Name of its file."""
+    sha256: str
+    """Of the file."""
+    scale: float
+    """What its update was multiplied by, beside its own alpha / rank."""
+    target: Literal["cond", "uncond", "both"]
+    """The transformers that it was folded into."""
+
+
+@dataclass(frozen=True)
+class PreviewSpec:
+    """A linear map from latent tokens to small pictures: RGB in 0…255 is ``latents @ weights + offset``.
+
+    A token shows as 2 x 2 pixels; each of them depends on its own quarter of the token's channels.
+    """
+
+    weights: tuple[tuple[float, float, float], ...]
+    """For each channel of a token, in their order, its part in R, G and B."""
+    offsets: tuple[tuple[float, float, float], ...]
+    """For each of the four pixels, row by row."""
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) != 4 or not self.weights or len(self.weights) % 4:
+            raise ValueError(
+                f"preview has {len(self.weights)} weights and {len(self.offsets)} offsets, wanted one weight for each "
+                "channel and 4 offsets"
+            )
+        if not all(math.isfinite(value) for row in (*self.weights, *self.offsets) for value in row):
+            raise ValueError("preview has a number that is not finite")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime knows about a model; see the module's docstring for the file."""
+
+    name: str
+    """Name of the checkpoint that the bundle was made from."""
+    fingerprint: str
+    """Tells that checkpoint from another of the same sizes."""
+    precision: Literal["fp32", "fp16", "bf16", "fp8", "fp8-weight-only"]
+    quantization: QuantizationSpec | None
+    """None without float8."""
+    timestep_dtype: Literal["float32", "bfloat16"]
+    """Type that the time is rounded to before it enters a graph."""
+    latent_stats: Literal["bn", "constants"]
+    """Where the latent statistics inside the VAE graphs come from."""
+    latent_channels: int
+    """Channels of a latent token."""
+    default_preset: str
+    rope: RopeSpec
+    prompt: PromptSpec
+    sizes: SizeSpec
+    graphs: dict[str, GraphSpec]
+    """What ONNX Runtime runs, by stage; empty in a bundle of engines only."""
+    engines: dict[str, EngineSet]
+    """What TensorRT runs, by the name of the set, such as rtx-sm89-sm120."""
+    files: dict[str, FileSpec]
+    """Every file of the bundle but the manifest, by path."""
+    tools: dict[str, str]
+    """Versions of what built the bundle."""
+    loras: tuple[LoraSpec, ...] = ()
+    """Adapters in the weights, in the order in which they were folded."""
+    preview: PreviewSpec | None = None
+    """Colours of the latents, for previews; bundles made before there were any lack the key."""
+
+    def __post_init__(self) -> None:
+        if self.preview is not None and len(self.preview.weights) != self.latent_channels:
+            raise ValueError(
+                f"preview has {len(self.preview.weights)} weights, wanted one for each of {self.latent_channels} "
+                "latent channels"
+            )
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Stages that the bundle holds for every backend it has."""
+        sets = [self.graphs] * bool(self.graphs) + [engines.graphs for engines in self.engines.values()]
+        return frozenset.intersection(*map(frozenset, sets)) if sets else frozenset()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells one bundle's pictures from another's."""
+        return {"bundle": self.name, "fingerprint": self.fingerprint, "precision": self.precision}
+
+    def to_json(self) -> str:
+        """Text of ``manifest.json``."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read the text of ``manifest.json``; BundleError names the key that is wrong."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise BundleError(f'{MANIFEST} does not say "format": "{FORMAT}"; this is not a bundle')
+        version = data.pop("version", None)
+        if version != VERSION or type(version) is not int:
+            raise BundleError(f"the bundle's format version is {version!r}, this runtime reads {VERSION}")
+        try:
+            manifest = decode(data, cls, "the manifest")
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST}: {error}") from error
+        for path in manifest.files:
+            _check_path(path)
+        plans = (spec.plan for engines in manifest.engines.values() for spec in engines.graphs.values())
+        for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values()), *plans):
+            if path not in manifest.files:
+                raise BundleError(f"{MANIFEST} uses {path!r} but does not list it in files")
+        return manifest
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or str(parts) != path:
+        raise BundleError(f"{MANIFEST} lists the path {path!r}, wanted a plain relative path inside the bundle")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read ``manifest.json`` of a bundle.
+
+    Raises:
+        FileNotFoundError: there is no such directory, or no manifest in it.
+        BundleError: the manifest is damaged or of another version.
+    """
+    file = directory / MANIFEST
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no bundle directory {directory}; python -m export.build makes one")
+    if not file.is_file():
+        raise FileNotFoundError(f"{directory} holds no {MANIFEST}: it is not a bundle, or its build did not finish")
+    try:
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{file} is not UTF-8 text: {error}") from error

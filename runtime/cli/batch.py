@@ -1,0 +1,136 @@
+"""Jobs one after the other: all are checked first, each is written when it is done, and one that fails is noted."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.atomic_files import PendingFiles
+from runtime.bundle.manifest import Manifest
+from runtime.cli.finished import finished_files
+from runtime.cli.jobs import Job
+from runtime.console import USER_ERRORS, describe
+from runtime.image.png import png
+from runtime.layout.drawing import write_layout
+from runtime.pipeline import Generated, OnStep, Pipeline
+from runtime.plan import Plan
+from runtime.prompt.caption import Caption, looks_like_json
+from runtime.prompt.tokens import PromptEncoder
+
+Warn = Callable[[str, str], None]
+"""Called with the line of a prompt file, or nothing, and a warning about it."""
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job that has been checked."""
+
+    job: Job
+    plan: Plan
+    overwrite: bool
+    """Whether its files may be replaced."""
+    finished: bool
+    """Whether its pictures are there already."""
+
+
+class Failures:
+    """The lines of a prompt file that could not be done. An error of the command line itself is raised at once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` is called with each failure, which names its line."""
+        self.say, self.places = say, list[str]()
+
+    @contextlib.contextmanager
+    def noted(self, where: str) -> Iterator[None]:
+        """Note an error in the block as one of the line `where`."""
+        try:
+            yield
+        except USER_ERRORS as error:
+            if not where:
+                raise
+            self.say(f"{where}: {describe(error)}")
+            self.places.append(where)
+
+    def stop(self, count: int) -> None:
+        """Raise RuntimeError that says which of `count` prompts failed, if any did."""
+        if self.places:
+            more = f" and {len(self.places) - _LISTED} more" if len(self.places) > _LISTED else ""
+            places = sorted(self.places, key=lambda place: int(place.rpartition(":")[2]))
+            which = ", ".join(places[:_LISTED])
+            raise RuntimeError(f"{len(self.places)} of {count} prompts failed: {which}{more}")
+
+
+def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> list[Job]:
+    """The jobs whose files can be written, and are no other job's.
+
+    Files of a prompt file's jobs may exist: whether they are finished is seen when the settings are known.
+    """
+    owners: dict[Path, str] = {}
+    fit = []
+    for job in jobs:
+        with failures.noted(job.where):
+            for file in job.written:
+                if (owner := owners.setdefault(file.resolve(), job.where)) != job.where or job.written.count(file) > 1:
+                    raise ValueError(f"the output {file} is already that of {owner or 'another option'}")
+            with PendingFiles(job.files, overwrite or bool(job.where)):
+                pass
+            if job.layout:
+                with PendingFiles([job.layout], overwrite=True):
+                    pass
+            fit.append(job)
+    return fit
+
+
+def make_tasks(
+    jobs: Sequence[Job], manifest: Manifest, encoder: PromptEncoder, overwrite: bool, failures: Failures
+) -> list[Task]:
+    """Check the jobs against the bundle and against the files that are there."""
+    tasks = []
+    for job in jobs:
+        with failures.noted(job.where):
+            plan = job.plan(manifest, encoder)
+            if job.layout:
+                check_caption(job.prompt)
+            finished = finished_files(job.files, settings_of(job, plan, manifest), overwrite) if job.where else []
+            tasks.append(Task(job, plan, overwrite or bool(finished), len(finished) == len(job.files)))
+    return tasks
+
+
+def draw_layouts(
+    tasks: Sequence[Task], font: Path | None, overwrite: bool, failures: Failures, warn: Warn
+) -> list[Task]:
+    """Draw the layouts that are asked for; returns the tasks that go on."""
+    drawn = []
+    for task in tasks:
+        with failures.noted(task.job.where):
+            if task.job.layout:
+                missing = write_layout(task.job.layout, task.plan, font, overwrite)
+                if missing:
+                    warn(task.job.where, f"the layout's font lacks {missing}; --layout-font takes another")
+            drawn.append(task)
+    return drawn
+
+
+def check_caption(prompt: str) -> Caption:
+    """The caption that a layout draws; ValueError when the prompt is none."""
+    if not looks_like_json(prompt):
+        raise ValueError("a layout needs a caption, and the prompt is plain text; --wrap makes a caption of it")
+    return Caption.parse(prompt)
+
+
+def settings_of(job: Job, plan: Plan, manifest: Manifest) -> dict[str, object]:
+    """What the pictures of a job have in their settings, as JSON has it. Any seed will do when the job names none."""
+    settings = json.loads(json.dumps(plan.to_dict()))
+    if job.seed is None:
+        del settings["seed"]
+    return settings | manifest.identity
+
+
+def make(pipeline: Pipeline, task: Task, on_step: OnStep) -> Generated:
+    """Make the pictures of a task and write them, whole or not at all."""
+    with PendingFiles(task.job.files, task.overwrite) as pending:
+        result = pipeline.run(task.plan, on_step=on_step)
+        pending.commit([png(image, result.used | {"index": index}) for index, image in enumerate(result.images)])
+    return result

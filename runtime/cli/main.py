@@ -1,0 +1,173 @@
+"""The command ``trt-generate``: prompts in, PNG files out."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from runtime.backend.placement import parse_devices
+from runtime.bundle.manifest import read_manifest
+from runtime.cli.batch import Failures, Task, Warn, check_files, draw_layouts, make, make_tasks
+from runtime.cli.image_options import check_preview, preview_of
+from runtime.cli.jobs import Job, job_from_options
+from runtime.cli.options import DEFAULT_OUTPUT, PROGRAM, build_parser
+from runtime.cli.prompt_file import job_of_line, jsonl_folder, read_lines
+from runtime.console import guard
+from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.image.preview import PreviewFile
+from runtime.layout.fonts import choose_face
+from runtime.pipeline import Generated, Pipeline
+from runtime.prompt.reading import PromptReader, read_text
+from runtime.prompt.tokens import PromptEncoder
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
+    failures, warn = Failures(_say), partial(_warn, args.quiet)
+    if args.layout_font:
+        choose_face("", args.layout_font)
+    jobs, count = read_jobs(args, failures, warn)
+    jobs = check_files(jobs, args.overwrite, failures)
+    directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
+    manifest = read_manifest(directory)
+    encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
+    devices = None if args.devices is None else parse_devices(args.devices)
+    tasks = make_tasks(jobs, manifest, encoder, args.overwrite, failures)
+    check_preview(args, manifest, [file for job in jobs for file in job.written])
+    if args.strict:
+        failures.stop(count)
+    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, warn)
+    if args.strict:
+        failures.stop(count)
+    tasks = _leave_finished(tasks, args)
+    if args.dry_run:
+        for task in tasks:
+            _report(task, args, task.plan.to_dict(), "would write")
+    elif tasks:
+        _make_all(tasks, directory, args, devices, failures)
+    failures.stop(count)
+
+
+def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple[list[Job], int]:
+    """The jobs that are asked for, and how many there were with those that cannot be read."""
+    reader = PromptReader(args.check_caption, args.wrap, partial(warn, ""))
+    if args.caption is not None:
+        if args.wrap:
+            raise ValueError("--wrap is for plain text, and --caption is a caption already")
+        return [job_from_options(args, reader.caption_text(read_text(args.caption)))], 1
+    if args.prompt is not None:
+        return [job_from_options(args, reader.prompt(args.prompt))], 1
+    defaults, jobs, count = job_from_options(args, ""), [], 0
+    if args.output.is_dir():
+        defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
+    folder = jsonl_folder(args.prompt_file)
+    for where, number, line in read_lines(args.prompt_file):
+        count += 1
+        reader = replace(reader, warn=partial(warn, where))
+        with failures.noted(where):
+            jobs.append(job_of_line(where, number, line, folder, defaults, reader))
+    return jobs, count
+
+
+def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
+    """The tasks that are not finished; the others are only reported."""
+    left = [task for task in tasks if not task.finished]
+    if len(left) < len(tasks) and not args.quiet:
+        _say(f"{len(tasks) - len(left)} of {len(tasks)} are finished already")
+    return left
+
+
+def _make_all(
+    tasks: Sequence[Task],
+    directory: Path,
+    args: argparse.Namespace,
+    devices: tuple[str, str] | None,
+    failures: Failures,
+) -> None:
+    pipeline = Pipeline.load(
+        directory,
+        backend=args.backend,
+        device=args.device,
+        memory=args.memory,
+        threads=args.threads,
+        verify=args.verify,
+        unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
+        devices=devices,
+        vae_graphs=tuple(dict.fromkeys(name for task in tasks for name in task.plan.vae_graphs)),
+        # Of several, one that engines cannot make must not stop the others: it fails in its turn.
+        plans=[task.plan for task in tasks] if len(tasks) == 1 else (),
+    )
+    manifest = pipeline.manifest
+    if not args.quiet:
+        print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
+    total = sum(len(task.plan.steps) for task in tasks)
+    with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+        _make_each(pipeline, tasks, args, failures, bar)
+    pipeline.close()
+
+
+def _make_each(
+    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: tqdm
+) -> None:
+    done = written = 0
+    try:
+        for number, task in enumerate(tasks, start=1):
+            if len(tasks) > 1:
+                bar.set_description(f"prompt {number} of {len(tasks)}")
+            with failures.noted(task.job.where):
+                preview = preview_of(args, pipeline.manifest, task.plan)
+                made = make(pipeline, task, partial(_show, bar, preview))
+                written += 1
+                _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
+            done += len(task.plan.steps)
+            bar.update(done - bar.n)  # what a failed one left out
+            if failures.places and args.strict:
+                break
+    except KeyboardInterrupt:
+        if tasks[0].job.where:
+            _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
+        raise
+
+
+def _show(bar: tqdm, preview: PreviewFile | None, done: int, total: int, latents: np.ndarray) -> None:
+    """Move the bar and write the preview after a step."""
+    bar.update()
+    if preview is not None:
+        preview(done, total, latents)
+
+
+def _report(
+    task: Task, args: argparse.Namespace, used: dict[str, Any], what: str, made: Generated | None = None
+) -> None:
+    files = [str(file) for file in task.job.files]
+    if args.json:
+        line = {"line": task.job.where} if task.job.where else {}
+        # One object a line for many, so that a program can read them as they come.
+        text = json.dumps(line | used | {"files": files}, ensure_ascii=False, indent=None if task.job.where else 1)
+        print(text, flush=True)
+    if not args.quiet:
+        took = f" in {made.seconds:.2f} s" if made else ""
+        tqdm.write(f"{what} {', '.join(files)}{took}, seed {task.plan.seed}", file=sys.stderr)
+
+
+def _warn(quiet: bool, where: str, text: str) -> None:
+    if not quiet:
+        _say(f"warning: {where}: {text}" if where else f"warning: {text}")
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    return guard(PROGRAM, lambda: generate(args))

@@ -1,0 +1,1 @@
+"""Pictures: read, fitted, started from, decoded, previewed, written."""

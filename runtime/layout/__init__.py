@@ -1,0 +1,1 @@
+"""A caption drawn as a plan of the picture."""

@@ -1,0 +1,44 @@
+"""Prompt to token ids with the bundle's tokenizer and its rendered chat template."""
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from runtime.bundle.manifest import BundleError, PromptSpec
+
+
+class PromptEncoder:
+    """Wraps a prompt in the chat template's prefix and suffix and tokenizes it, without padding."""
+
+    def __init__(self, tokenizer_file: Path, spec: PromptSpec) -> None:
+        """Raises BundleError when `tokenizer_file` is missing or is not a tokenizer."""
+        if not tokenizer_file.is_file():
+            raise BundleError(f"the bundle's file {tokenizer_file} is missing; copy or build the bundle again")
+        try:
+            self.tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises the bare Exception class
+            raise BundleError(f"{tokenizer_file} is not a tokenizers file: {error}") from error
+        self.spec = spec
+
+    def encode(self, prompt: str) -> np.ndarray:
+        """Token ids (1, T) int64, the template's tokens included.
+
+        Raises:
+            ValueError: `prompt` is empty or blank, holds bytes that are not UTF-8 (lone surrogates), or has more
+                tokens than the model takes.
+        """
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the prompt is not valid UTF-8 at character {error.start}") from error
+        if not prompt.strip():
+            raise ValueError("the prompt is empty, wanted some text")
+        text = self.spec.prefix + prompt + self.spec.suffix
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        if len(ids) > self.spec.max_tokens:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens (the chat template's included), "
+                f"wanted at most {self.spec.max_tokens}"
+            )
+        return np.array([ids], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""The arithmetic of a picture: schedule, guidance, noise, rotary positions, Euler steps."""

@@ -1,0 +1,119 @@
+"""Open the engines that were chosen: everything that runs a bundle with TensorRT, put together."""
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.graph import Graph
+from runtime.tensorrt import cuda
+from runtime.tensorrt import package as trt
+from runtime.tensorrt.buffers import Arena, Buffer
+from runtime.tensorrt.engine import Engine
+from runtime.tensorrt.engine_graph import EngineGraph
+from runtime.tensorrt.kernel_cache import KernelCache, cache_directory, cache_name
+from runtime.tensorrt.memory_plan import MemoryPlan
+from runtime.tensorrt.residency import Residency
+
+
+def open_engines(
+    directory: Path,
+    files: Mapping[str, FileSpec],
+    stages: Sequence[str],
+    engines: EngineSet,
+    memory: MemoryPlan,
+    index: int,
+    kernels: Path | None = None,
+) -> tuple[dict[str, Graph], Callable[[], object]]:
+    """The stages as graphs. Plans are checked now; they are loaded now if all of them stay on the device.
+
+    Args:
+        directory: of the bundle.
+        files: of its manifest.
+        stages: that will run.
+        engines: the set that was chosen.
+        memory: which of them are on the device together.
+        index: N of the device ``cuda:N``.
+        kernels: directory for compiled kernels; None for the user's cache directory.
+
+    Returns:
+        The graphs, and what frees them; they cannot be called afterwards.
+
+    Raises:
+        BundleError: a plan cannot run here.
+        RuntimeError: TensorRT or CUDA failed.
+    """
+    cudart = cuda.load_cudart()
+    gpu = cuda.find_gpu(cudart, index)  # which makes it the current device, for TensorRT as well
+    package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
+    for stage in stages:
+        package.check_plan(directory / engines.graphs[stage].plan)
+    store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu)) if package.rtx else None
+    device = cuda.Device(cudart, index)
+    arena = Arena(device)
+    loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
+    residency = Residency(memory.groups, loaded, arena)
+    graphs = {stage: EngineGraph(stage, engines.graphs[stage], loaded[stage], residency, device) for stage in stages}
+    buffers = [buffer for graph in graphs.values() for buffer in graph.buffers]
+    # Every graph holds `residency`: it goes when the last graph goes. At the end of the process this runs too.
+    close = weakref.finalize(residency, _close, list(loaded.values()), arena, buffers, store, device)
+    if memory.level == "resident":
+        try:
+            residency.require(stages[0])
+        except BaseException:
+            close()
+            raise
+    return dict(graphs), close
+
+
+def _engines(
+    directory: Path,
+    package: trt.TensorRT,
+    device: cuda.Device,
+    arena: Arena,
+    engines: EngineSet,
+    memory: MemoryPlan,
+    stages: Sequence[str],
+    store: KernelCache | None,
+) -> dict[str, Engine]:
+    budgets = dict(memory.budgets)
+    # Deferred loading and weight streaming exclude each other (TensorRT-RTX 1.7), whatever the budget.
+    defer = package.rtx and memory.level != "resident" and not engines.weight_streaming
+    return {
+        stage: Engine(
+            package,
+            device,
+            arena,
+            stage,
+            engines.graphs[stage],
+            directory / engines.graphs[stage].plan,
+            kernels=store,
+            budget=budgets.get(stage),
+            defer=defer,
+        )
+        for stage in stages
+    }
+
+
+def _close(
+    engines: Sequence[Engine],
+    arena: Arena,
+    buffers: Sequence[Buffer],
+    store: KernelCache | None,
+    device: cuda.Device,
+) -> None:
+    """Free everything, contexts and engines before the memory that they use; keep the compiled kernels."""
+    try:
+        device.activate()
+        if store is not None:
+            store.store()
+        for engine in engines:
+            engine.drop()
+        arena.release()
+        for buffer in buffers:
+            buffer.release()
+        device.close()
+    except cuda.CudaError as error:
+        # After a kernel has crashed nothing works any more; what went wrong has been reported then.
+        logging.getLogger(__name__).warning("device memory was not freed: %s", error)

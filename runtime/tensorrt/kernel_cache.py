@@ -1,0 +1,72 @@
+"""Kernels that TensorRT-RTX compiled for a GPU, kept in a file: the next start need not compile them again.
+
+TensorRT-RTX compiles a plan's kernels for the GPU at hand when it loads the plan, and better ones in the background
+while it runs. A file belongs to one set of engines, TensorRT-RTX version, GPU and driver. TensorRT-RTX itself refuses
+a file that does not fit; it is then replaced.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic_files import write_whole
+from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.tensorrt.cuda import Gpu
+
+
+def cache_directory() -> Path:
+    """Where programs keep files of the user that can be made again: the platform's convention."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ideogram4-trt"
+
+
+def cache_name(engines: EngineSet, files: Mapping[str, FileSpec], gpu: Gpu) -> str:
+    """File name with everything that makes kernels useless when it changes."""
+    plans = "".join(sorted(files[spec.plan].sha256 for spec in engines.graphs.values()))
+    key = hashlib.sha256(f"{plans} {gpu.driver}".encode()).hexdigest()[:16]
+    name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
+    return f"rtx-{engines.version}-{gpu.capability}-{name}-{key}.kernels"
+
+
+class KernelCache:
+    """TensorRT-RTX's cache object, shared by all engines of a set. It must outlive their contexts."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cache: Any = None
+        self.stored = b""
+
+    def attach(self, config: Any) -> None:
+        """Let contexts that are made with this runtime configuration use the cache, filled from the file at first."""
+        if self.cache is None:
+            self.cache = config.create_runtime_cache()
+            try:
+                self.stored = self.file.read_bytes()
+            except OSError:
+                self.stored = b""
+            if self.stored and not self.cache.deserialize(self.stored):
+                self.stored = b""
+        config.set_runtime_cache(self.cache)
+
+    def store(self) -> None:
+        """Write the file if there is something new; when that fails, log it: everything works without."""
+        if self.cache is None:
+            return
+        content = bytes(self.cache.serialize())
+        if not content or content == self.stored:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.file, content)
+        except OSError as error:
+            logging.getLogger(__name__).warning("cannot keep compiled kernels in %s: %s", self.file, error)
+        else:
+            self.stored = content

@@ -1,0 +1,127 @@
+"""The packages TensorRT and TensorRT-RTX. The only file that imports tensorrt or tensorrt_rtx.
+
+The Python interfaces of the two are the same but for a few names, which only TensorRT-RTX has: the validity check of
+a plan's header, its own CUDA graphs, the cache of compiled kernels, and unloading weights. The module in use is
+called `trt` throughout.
+"""
+
+import io
+import logging
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from runtime.bundle.manifest import BundleError
+
+TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+CHUNK = 64 << 20
+"""Bytes that are read from a plan at a time: what a load needs in host memory."""
+
+
+class MissingPackageError(RuntimeError):
+    """A backend's package is not installed or cannot be loaded."""
+
+
+def load_package(backend: str) -> ModuleType:
+    """The module ``tensorrt_rtx`` or ``tensorrt``; MissingPackageError names the extra to install."""
+    try:
+        if backend == "rtx":
+            import tensorrt_rtx as trt
+        else:
+            import tensorrt as trt
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"{TITLES[backend]} is not installed ({error}); install the extra '{backend}'"
+        ) from error
+    except (ImportError, OSError) as error:
+        raise MissingPackageError(f"{TITLES[backend]} is installed but cannot be loaded: {error}") from error
+    return trt
+
+
+class TensorRT:
+    """A package in use: its module, its runtime object, and what it said last."""
+
+    def __init__(self, backend: str, trt: Any) -> None:
+        self.backend, self.trt = backend, trt
+        self.title = f"{TITLES[backend]} {trt.__version__}"
+        # The logger must outlive the runtime, which does not hold it.
+        self.log = _log(trt)
+        self.runtime = trt.Runtime(self.log)
+
+    @property
+    def rtx(self) -> bool:
+        return self.backend == "rtx"
+
+    def failure(self, action: str) -> RuntimeError:
+        """An error with TensorRT's own last error message."""
+        said = self.log.last_error or "it gave no reason"
+        self.log.last_error = ""
+        return RuntimeError(f"{self.title} failed {action}: {said}")
+
+    def open_plan(self, file: Path) -> Any:
+        """An IStreamReaderV2 that reads a plan; its `problem` is what the file system said, its `file` to be closed."""
+        return _plan_reader(self.trt, file)
+
+    def check_plan(self, file: Path) -> None:
+        """Raise BundleError if the plan's header says that it cannot run here. Only TensorRT-RTX can tell."""
+        if not self.rtx:
+            return
+        trt, runtime = self.trt, self.runtime
+        with file.open("rb") as stream:
+            header = stream.read(runtime.engine_header_size)
+        validity, found = runtime.get_engine_validity(header)
+        # How much memory there is was looked at before, with what streaming and staging save.
+        memory = trt.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY.value
+        if validity != trt.EngineValidity.INVALID or found == memory:
+            return
+        names = [name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if found & bit.value]
+        said = ", ".join(names).lower().replace("_", " ") or self.log.last_error or "it gave no reason"
+        raise BundleError(f"{self.title} cannot run the plan {file}: {said}; build the bundle's engines again")
+
+
+def _plan_reader(trt: Any, plan: Path) -> Any:
+    """Reads a plan for TensorRT. Its methods must not raise: TensorRT calls them from where nothing may be raised."""
+
+    class PlanReader(trt.IStreamReaderV2):
+        def __init__(self) -> None:
+            trt.IStreamReaderV2.__init__(self)
+            self.file: io.FileIO = plan.open("rb", buffering=0)
+            self.problem: OSError | None = None
+
+        def read(self, num_bytes: int, stream: int) -> bytes:
+            try:
+                return self.file.read(min(num_bytes, CHUNK)) or b""
+            except OSError as error:
+                self.problem = error
+                return b""
+
+        def seek(self, offset: int, where: Any) -> bool:
+            try:
+                if where == trt.SeekPosition.END:  # offsets count backward, whatever their sign
+                    self.file.seek(-abs(offset), os.SEEK_END)
+                else:
+                    self.file.seek(offset, os.SEEK_CUR if where == trt.SeekPosition.CUR else os.SEEK_SET)
+            except OSError as error:
+                self.problem = error
+                return False
+            return True
+
+    return PlanReader()
+
+
+def _log(trt: Any) -> Any:
+    """TensorRT's messages, all for debugging: the last error is kept for whoever raises it."""
+    logger = logging.getLogger(__name__)
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.last_error = msg
+            logger.debug("%s", msg)
+
+    return Log()

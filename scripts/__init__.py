@@ -1,0 +1,1 @@
+"""Commands for those who work on the project; run from a checkout as ``python -m scripts.…``."""

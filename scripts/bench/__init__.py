@@ -1,0 +1,1 @@
+"""Measurements: speed, memory, size and accuracy, ours beside the peers'."""

@@ -1,0 +1,134 @@
+"""Compare this project's float8 with NVIDIA ModelOpt's default recipe: the same weights, prompts and inputs.
+
+    python -m scripts.bench.quantizers [--checkpoint DIR] [--json FILE]
+
+Each row is the error of the transformers' velocity against float32 on the checkpoint's own (dequantized) weights, at
+fixed inputs: the latents along the float32 trajectories of held-out prompts, at several noise levels. ModelOpt gets
+our PyTorch modules with ``torch.nn.Linear`` in place of our subclass, its ``FP8_DEFAULT_CFG`` (per-tensor weights and
+inputs of every Linear, algorithm max) and the calibration prompts that our own ranges were measured with.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from calibration.fake_quant import fake_quantized, quantize_dequantize
+from calibration.points import names_of, point_of
+from calibration.prompts import DEFAULT_PROMPTS, read_prompts
+from calibration.ranges import ALGORITHMS
+from calibration.record import calibrate
+from calibration.reference import prompt_encoder
+from export.demo_model import DEMO_CHECKPOINT
+from export.graph.recipe import OPERANDS, PRODUCTS
+from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
+from model.checkpoint.directory import Checkpoint, open_checkpoint
+from model.layers import Linear
+
+Errors = dict[str, list[float]]
+
+
+def ours(checkpoint: Checkpoint, held_out: list[Sample], table: dict[str, float], points: tuple[str, ...]) -> Errors:
+    """Errors of both transformers with these points quantized."""
+    errors = {}
+    for stage in TRANSFORMERS:
+        module = checkpoint.load(stage)
+        names = [n for n in names_of(stage, len(module.layers)) if point_of(n) in points]
+        with fake_quantized(module, stage, table, names):
+            errors[stage] = velocity_errors(module, stage, held_out)
+    return errors
+
+
+def every_linear(checkpoint: Checkpoint, calibration: list[Sample], held_out: list[Sample]) -> Errors:
+    """Our weights, but the input of every Linear quantized to its largest magnitude: what must not be the default."""
+    errors = {}
+    for stage in TRANSFORMERS:
+        module = checkpoint.load(stage)
+        largest: dict[nn.Module, float] = {}
+
+        def observe(part: nn.Module, inputs: tuple[torch.Tensor], largest: dict = largest) -> None:
+            largest[part] = max(largest.get(part, 0.0), float(inputs[0].abs().max()))
+
+        with linear_hooks(module, observe):
+            velocity_errors(module, stage, calibration)
+        with linear_hooks(module, lambda part, inputs, seen=largest: (quantize_dequantize(inputs[0], seen[part]),)):
+            errors[stage] = velocity_errors(module, stage, held_out)
+    return errors
+
+
+@contextmanager
+def linear_hooks(module: nn.Module, hook: Callable) -> Iterator[None]:
+    """`hook` before every Linear of `module`."""
+    with ExitStack() as stack:
+        for part in module.modules():
+            if isinstance(part, Linear):
+                stack.callback(part.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def modelopt(checkpoint: Checkpoint, calibration: list[Sample], held_out: list[Sample]) -> Errors:
+    """NVIDIA ModelOpt's default float8 recipe."""
+    import modelopt.torch.quantization as mtq
+
+    errors = {}
+    for stage in TRANSFORMERS:
+        module = checkpoint.load(stage)
+        for part in module.modules():
+            if isinstance(part, Linear):  # the same arithmetic in float32, and a class that ModelOpt knows
+                part.__class__ = nn.Linear
+        config = copy.deepcopy(mtq.FP8_DEFAULT_CFG)
+        quantized = mtq.quantize(module, config, lambda m, stage=stage: velocity_errors(m, stage, calibration))
+        errors[stage] = velocity_errors(quantized, stage, held_out)
+    return errors
+
+
+def compare(
+    checkpoint: Checkpoint, calibration_prompts: list[str], prompts: list[str], preset: str, levels: int
+) -> dict:
+    """All rows: name -> stage -> errors of the held-out samples."""
+    ranges = calibrate(checkpoint, calibration_prompts, preset=preset, quiet=True)
+    # ModelOpt sees every step of every calibration prompt, as our ranges do.
+    calibration = trajectory_samples(checkpoint, calibration_prompts, preset, levels=1000)
+    held_out = trajectory_samples(checkpoint, prompts, preset, levels, seed=1000)
+    rows = {"ModelOpt FP8_DEFAULT_CFG": modelopt(checkpoint, calibration, held_out)}
+    rows["ours, every Linear (not offered)"] = every_linear(checkpoint, calibration, held_out)
+    for algorithm, field in ALGORITHMS.items():
+        table = {name: getattr(tensor, field) for name, tensor in ranges.tensors.items()}
+        rows[f"ours, fp8, {algorithm}"] = ours(checkpoint, held_out, table, tuple(PRODUCTS))
+        rows[f"ours, fp8, {algorithm}, attention fp8 *"] = ours(checkpoint, held_out, table, (*PRODUCTS, *OPERANDS))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT, help="default: the demo model")
+    parser.add_argument("--preset", default="V4_TURBO_12", help="of all trajectories (default: %(default)s)")
+    parser.add_argument("--levels", type=int, default=6, help="noise levels compared (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the errors of every sample")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    checkpoint = open_checkpoint(args.checkpoint)
+    prompts = read_prompts(DEFAULT_PROMPTS, prompt_encoder(checkpoint))
+    rows = compare(checkpoint, prompts[::8], prompts[4::16], args.preset, args.levels)
+    base = rms([e for errors in rows["ModelOpt FP8_DEFAULT_CFG"].values() for e in errors])
+    print(f"{'velocity error':44}{'dit_cond':>10}{'dit_uncond':>12}{'both':>10}{'of ModelOpt':>13}")
+    for name, errors in rows.items():
+        both = rms([e for stage in errors.values() for e in stage])
+        print(
+            f"{name:44}{rms(errors['dit_cond']):10.2e}{rms(errors['dit_uncond']):12.2e}{both:10.2e}{both / base:12.0%}"
+        )
+    print("* q, k and v; the softmax's own rounding is not in this figure, see export.verify")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

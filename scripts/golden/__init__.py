@@ -1,0 +1,1 @@
+"""Numbers of the peers, written down for tests that run where the peers are not installed."""

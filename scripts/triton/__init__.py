@@ -1,0 +1,1 @@
+"""The real Triton server without docker, and a client for it."""

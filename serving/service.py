@@ -1,0 +1,91 @@
+"""A loaded pipeline that answers requests, and takes itself out of service when it can no longer make a picture."""
+
+import logging
+from collections.abc import Sequence
+
+from runtime.pipeline import Pipeline
+from runtime.plan import make_plan
+from runtime.sampling.denoise import NonFiniteError
+from serving.batching import Cancelled, Outcome, Progress, Row, make_pictures, run
+from serving.requests import Ask
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class EngineFailedError(RuntimeError):
+    """The pipeline no longer works; only loading the model again can help."""
+
+
+class Engine:
+    """A pipeline, and whether it still works.
+
+    A request can fail by itself (too large a picture for the memory, values that overflow) and leave the pipeline
+    whole. It can also be the first to meet a broken one: after a CUDA error every further call of the process fails.
+    Another picture tells the two apart.
+    """
+
+    def __init__(self, pipeline: Pipeline, limit: int) -> None:
+        """`limit`: pictures that run together, at most."""
+        self.pipeline, self.limit = pipeline, limit
+        self.failure: EngineFailedError | None = None
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Engine":
+        """Load a pipeline and make a picture, so that one that cannot is never ready.
+
+        Triton's own warm-up comes later and is no place to find that out: Triton 2.51 often crashes when it fails.
+
+        Raises:
+            ValueError, OSError, RuntimeError: as `runtime.pipeline.Pipeline.load` and `run` say.
+        """
+        pipeline = Pipeline.load(
+            settings.bundle,
+            backend=settings.backend,
+            device=settings.device,
+            threads=settings.threads,
+            verify=settings.verify,
+        )
+        engine = cls(pipeline, settings.limit)
+        engine.make_plain_picture()
+        return engine
+
+    def answer(self, asks: Sequence[Ask]) -> list[Outcome]:
+        """The pictures of each of `asks`, or why there are none; see `serving.batching.make_pictures`.
+
+        `EngineFailedError` is the answer to all that a broken pipeline could not do, now and from now on.
+        """
+        if self.failure:
+            return [self.failure] * len(asks)
+        return [self._judged(outcome) for outcome in make_pictures(self.pipeline, asks, self.limit)]
+
+    def answer_in_steps(self, ask: Ask, progress: Progress) -> Outcome:
+        """The same for one request of one row, with `progress` called after each step."""
+        if self.failure:
+            return self.failure
+        try:
+            outcome: Outcome = run(self.pipeline, [Row(ask, plan) for plan in ask.plans], progress)[0]
+        except Exception as error:  # whatever a stage raises is this request's answer
+            outcome = error
+        return self._judged(outcome)
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """What to answer: `outcome`, or that the pipeline no longer works, after a look at it."""
+        if not isinstance(outcome, Exception):
+            return outcome
+        if isinstance(outcome, (Cancelled, ValueError, NonFiniteError)):  # the graphs are not to blame, or did run
+            return outcome
+        if self.failure is None:
+            try:
+                self.make_plain_picture()
+            except Exception as failed:  # whatever it is, there is no picture
+                self.failure = EngineFailedError(f"the engine failed: {outcome}; since then: {failed}")
+                logger.error("%s", self.failure)
+        return self.failure or outcome
+
+    def make_plain_picture(self) -> None:
+        """One step at the default size through every graph; it has worked when the pipeline was loaded."""
+        manifest = self.pipeline.manifest
+        unconditional = "graph" if "dit_uncond" in self.pipeline.graphs else "off"
+        plan = make_plan(manifest, self.pipeline.prompt, "a", steps=1, seed=0, unconditional=unconditional)
+        self.pipeline.run(plan)

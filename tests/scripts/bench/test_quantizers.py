@@ -1,0 +1,33 @@
+"""Our float8 recipe beside NVIDIA ModelOpt's default one, as scripts/bench/quantizers.py measures them."""
+
+import pytest
+
+from calibration.prompts import DEFAULT_PROMPTS, read_prompts
+from calibration.reference import prompt_encoder
+from export.demo_model import DEMO_CHECKPOINT
+from export.velocity import rms
+from model.checkpoint.directory import open_checkpoint
+from scripts.bench.quantizers import compare
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Name of a recipe -> root mean square of the velocity errors of both transformers at held-out inputs."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    prompts = read_prompts(DEFAULT_PROMPTS, prompt_encoder(checkpoint))
+    rows = compare(checkpoint, prompts[:2], prompts[8:10], "V4_TURBO_12", levels=3)
+    return {name: rms([e for stage in row.values() for e in stage]) for name, row in rows.items()}
+
+
+def test_better_than_modelopt_by_a_quarter_or_more(errors):
+    """Measured: a fifth of ModelOpt's error, because the weights keep their row scales and the embedders, the time's
+    layers and the final layer stay unquantized."""
+    modelopt = errors["ModelOpt FP8_DEFAULT_CFG"]
+    assert modelopt > 1e-2, "ModelOpt has quantized nothing"
+    for algorithm in ("max", "percentile", "mse"):
+        assert errors[f"ours, fp8, {algorithm}"] <= 0.75 * modelopt
+
+
+def test_quantizing_every_linear_would_be_worse(errors):
+    # Measured: 1.47 on the demo, 3.5 on random weights.
+    assert errors["ours, every Linear (not offered)"] >= 1.2 * errors["ours, fp8, max"]
