@@ -20,9 +20,9 @@ from calibration.reference import check_device, torch_pipeline
 from calibration.state import State, StateError, StateFile, first_state
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
-from runtime.sampling.denoise import NonFiniteError
 from runtime.sampling.noise import randn
 
 DEFAULT_ALGORITHM = "max"

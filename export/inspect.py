@@ -18,8 +18,9 @@ from export.engine.kernels import Kernel
 from export.engine.report import EngineReport
 from export.engine.tables import TABLES
 from export.reporting.text_table import aligned
-from runtime.bundle.manifest import BundleError, Manifest, read_manifest
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.console import guard
+from runtime.errors import BundleError
 
 PROGRAM = "export.inspect"
 _Engines = dict[tuple[str, str], EngineReport | None]

@@ -1,20 +1,56 @@
 """Generate pictures from an Ideogram 4 bundle with numpy; no PyTorch.
 
-``from runtime import Caption, Pipeline`` is the whole public interface. The names are resolved on first use, so that
-importing a light submodule (``runtime.constants``) does not load numpy or a tokenizer.
+    from runtime import Pipeline, Request
+
+    with Pipeline.load("bundle") as pipeline:
+        made = pipeline.generate("a red circle", width=512, height=512, seed=7)
+
+The names below are the whole public interface. They are resolved on first use, so that importing a light submodule
+(``runtime.constants``) does not load numpy or a tokenizer.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runtime.errors import (
+        BackendError,
+        BundleError,
+        ClosedError,
+        Ideogram4Error,
+        MissingFileError,
+        NonFiniteError,
+        RequestError,
+    )
     from runtime.pipeline import Generated, Pipeline
-    from runtime.prompt.caption import Caption
+    from runtime.prompt.caption import Caption, CaptionError
+    from runtime.request import Request
 
-__all__ = ["Caption", "Generated", "Pipeline"]
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "Caption",
+    "CaptionError",
+    "ClosedError",
+    "Generated",
+    "Ideogram4Error",
+    "MissingFileError",
+    "NonFiniteError",
+    "Pipeline",
+    "Request",
+    "RequestError",
+]
+_HOMES = {
+    "Caption": "runtime.prompt.caption",
+    "CaptionError": "runtime.prompt.caption",
+    "Generated": "runtime.pipeline",
+    "Pipeline": "runtime.pipeline",
+    "Request": "runtime.request",
+}
+"""Modules of the names that are not in `runtime.errors`."""
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module("runtime.prompt.caption" if name == "Caption" else "runtime.pipeline"), name)
+        return getattr(import_module(_HOMES.get(name, "runtime.errors")), name)
     raise AttributeError(f"module 'runtime' has no attribute {name!r}")

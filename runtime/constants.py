@@ -12,5 +12,9 @@ BUNDLE_VARIABLE = "IDEOGRAM4_BUNDLE"
 TILE_GRAPHS = {"vae_decoder": "vae_decoder_tile", "vae_encoder": "vae_encoder_tile"}
 """The VAE's graphs for whole pictures, and those for tiles of one."""
 
+NEGATIVE_GRAPH = "dit_negative"
+"""A second copy of the graph ``dit_cond``, on another device, for negative prompts; no bundle has a file of its own for
+it."""
+
 MANIFEST = "manifest.json"
 """Name of the manifest in a bundle. It is written last: a directory that has one is complete."""

@@ -1,25 +1,24 @@
 """What to generate, checked against a bundle's manifest before any graph is loaded."""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from runtime.bundle.manifest import Manifest
 from runtime.constants import TILE_GRAPHS
+from runtime.errors import RequestError
 from runtime.image.init_image import Source, Start, prepare
 from runtime.image.tiling import resolve_tile
+from runtime.prompt.caption import Caption
 from runtime.prompt.tokens import PromptEncoder
+from runtime.request import Request, as_request
 from runtime.sampling.guidance import EVERY_STEP, UnconditionalPasses, thin_out
-from runtime.sampling.noise import SEED_LIMIT
 from runtime.sampling.schedule import Sampling, Step, sampling, schedule
 
-UNCONDITIONAL = ("graph", "conditional", "off")
-"""Where guidance takes the unconditional velocity from: the unconditional transformer, the conditional one on image
-tokens alone (as DiffSynth-Studio does when the other is absent), or nowhere, which means guidance 1."""
-MAX_IMAGES = 64
+NEGATIVE = "negative"
+"""`Plan.unconditional` of a plan whose second pass is the conditional transformer on the negative prompt."""
 _RANDOM_SEEDS = 2**32
 
 
@@ -37,11 +36,15 @@ class Plan:
     num_images: int
     sampling: Sampling
     unconditional: str
+    """One of `runtime.request.UNCONDITIONAL`, or `NEGATIVE`."""
     passes: UnconditionalPasses = EVERY_STEP
     vae_tile: int | None = None
     """Side of the VAE's tiles in pixels; None for the whole picture at once."""
     start: Start | None = None
     """The picture to start from; None for noise alone."""
+    negative_prompt: str | None = None
+    negative_token_ids: tuple[int, ...] = ()
+    """As `token_ids`; empty without a negative prompt."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,11 +59,12 @@ class Plan:
 
     @property
     def guided(self) -> bool:
-        """Whether any step needs an unconditional velocity."""
+        """Whether any step needs a second velocity."""
         return any(step.guidance != 1 for step in self.steps)
 
     @property
     def needs_unconditional_graph(self) -> bool:
+        """Whether any step runs the unconditional transformer."""
         return self.guided and self.unconditional == "graph"
 
     @property
@@ -71,7 +75,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: enough, with the files that it names, to make the picture again."""
-        return {
+        plain = {
             "prompt": self.prompt,
             "width": self.width,
             "height": self.height,
@@ -84,90 +88,135 @@ class Plan:
             "start": None if self.start is None else self.start.to_dict(),
             "text_tokens": len(self.token_ids),
         }
+        # Only where there is one: pictures of earlier versions have no such key and still count as finished.
+        return plain if self.negative_prompt is None else plain | {"negative_prompt": self.negative_prompt}
 
 
-def make_plan(
-    manifest: Manifest,
-    encoder: PromptEncoder,
-    prompt: str,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    preset: str | None = None,
-    steps: int | None = None,
-    guidance: float | Sequence[float] | None = None,
-    mu: float | None = None,
-    std: float | None = None,
-    seed: int | None = None,
-    num_images: int = 1,
-    unconditional: str = "graph",
-    passes: UnconditionalPasses = EVERY_STEP,
-    vae_tile: str | int = "auto",
-    source: Source | None = None,
-) -> Plan:
-    """Fill in the defaults and check everything; the arguments are those of `Pipeline.generate`.
+def make_plan(manifest: Manifest, encoder: PromptEncoder, request: Request | str | Caption, **changes: Any) -> Plan:
+    """Fill in the bundle's defaults and check what the request asks of it.
+
+    Args:
+        manifest: of the bundle.
+        encoder: of its prompts.
+        request: or a prompt alone.
+        changes: fields of `Request`, which win over the request's.
 
     Raises:
-        FileNotFoundError: a picture or mask file is missing.
-        ValueError: an argument is out of range, or the bundle cannot do what is asked for.
+        MissingFileError: a picture or mask file is missing.
+        RequestError: a field is out of range, fields exclude each other, or the bundle cannot do what is asked for.
     """
+    request = as_request(request, changes)
     sizes = manifest.sizes
-    start = None
-    if source is not None:
-        if "vae_encoder" not in manifest.stages:
-            raise ValueError("starting from a picture needs the VAE's encoder, and this bundle has none")
-        start = prepare(source, sizes, width, height)
-        width, height = start.width, start.height
+    start = _start(manifest, request)
+    width, height = (start.width, start.height) if start else (request.width, request.height)
     width, height = width if width is not None else sizes.default, height if height is not None else sizes.default
     sizes.check(width, height)
-    tile = resolve_tile(vae_tile, width, height, sizes.multiple, set(TILE_GRAPHS.values()) <= manifest.stages)
-    if not 1 <= num_images <= MAX_IMAGES:
-        raise ValueError(f"num_images is {num_images}, wanted 1 to {MAX_IMAGES}")
-    seed = secrets.randbelow(_RANDOM_SEEDS) if seed is None else seed
-    if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"seed is {seed}, wanted an integer from 0 to 2**64 - 1")
-    if unconditional not in UNCONDITIONAL:
-        raise ValueError(f"unconditional is {unconditional!r}, wanted one of {', '.join(UNCONDITIONAL)}")
-    if unconditional == "off":
-        if guidance is not None:
-            raise ValueError(f"guidance {guidance} needs an unconditional pass, and unconditional is 'off'")
-        guidance = 1.0
-    if preset is None and steps is None:
-        preset = manifest.default_preset
-    weights = tuple(guidance) if isinstance(guidance, Sequence) else guidance
-    token_ids = tuple(int(token) for token in np.ravel(encoder.encode(prompt)))
+    tile = resolve_tile(request.vae_tile, width, height, sizes.multiple, set(TILE_GRAPHS.values()) <= manifest.stages)
+    unconditional = _unconditional(request)
     plan = Plan(
-        prompt,
-        token_ids,
+        request.prompt,
+        _token_ids(encoder, request.prompt),
         width,
         height,
         sizes.multiple,
-        seed,
-        num_images,
-        sampling(preset, steps, weights, mu, std),
+        secrets.randbelow(_RANDOM_SEEDS) if request.seed is None else request.seed,
+        request.num_images,
+        _sampling(manifest, request, unconditional),
         unconditional,
-        passes,
+        request.passes,
         tile,
         start,
+        request.negative_prompt,
+        _negative_token_ids(encoder, request.negative_prompt),
     )
-    if passes != EVERY_STEP:
-        _check_passes(plan)
-    if plan.needs_unconditional_graph and "dit_uncond" not in manifest.stages:
-        raise ValueError(
-            "guidance other than 1 needs an unconditional transformer, and this bundle has none; choose guidance 1 "
-            "(--unconditional off) or the conditional one on image tokens only (--unconditional conditional)"
-        )
+    _check_guidance(manifest, plan)
     return plan
 
 
-def _check_passes(plan: Plan) -> None:
-    """Refuse to thin out what is not there, or to leave nothing of it."""
+def _token_ids(encoder: PromptEncoder, prompt: str) -> tuple[int, ...]:
+    return tuple(int(token) for token in np.ravel(encoder.encode(prompt)))
+
+
+def _negative_token_ids(encoder: PromptEncoder, prompt: str | None) -> tuple[int, ...]:
+    if prompt is None:
+        return ()
+    try:
+        return _token_ids(encoder, prompt)
+    except RequestError as error:
+        raise RequestError(f"negative_prompt: {error}") from error
+
+
+def _start(manifest: Manifest, request: Request) -> Start | None:
+    """The picture to start from, read and fitted; None without one. Strength 1 without one is text-to-image."""
+    if request.mask_feather is not None and request.mask is None:
+        raise RequestError(f"mask_feather {request.mask_feather} needs a mask, and none is given")
+    if request.image is None:
+        below = request.strength not in (None, 1)
+        for name, given in (("strength below 1", below), ("fit", request.fit), ("a mask", request.mask is not None)):
+            if given:
+                raise RequestError(f"{name} needs an image to start from, and none is given")
+        return None
+    if "vae_encoder" not in manifest.stages:
+        raise RequestError("starting from a picture needs the VAE's encoder, and this bundle has none")
+    source = Source(request.image, request.strength, request.fit, request.mask, request.mask_feather)
+    return prepare(source, manifest.sizes, request.width, request.height)
+
+
+def _unconditional(request: Request) -> str:
+    """Where the second velocity comes from."""
+    if request.negative_prompt is None:
+        return request.unconditional or "graph"
+    if request.unconditional is not None:
+        raise RequestError(
+            f"negative_prompt and unconditional {request.unconditional!r} exclude each other: the negative prompt "
+            "takes the place of the unconditional pass"
+        )
+    return NEGATIVE
+
+
+def _sampling(manifest: Manifest, request: Request, unconditional: str) -> Sampling:
+    """The request's schedule, with the bundle's defaults for what it leaves open."""
+    guidance = request.guidance
+    if unconditional == "off":
+        if guidance is not None:
+            raise RequestError(f"guidance {guidance} needs an unconditional pass, and unconditional is 'off'")
+        guidance = 1.0
+    preset = request.preset
+    if preset is None and request.steps is None:
+        preset = manifest.default_preset
+    chosen = sampling(preset, request.steps, guidance, request.mu, request.std)
+    return chosen if guidance is not None else _with_default(chosen, manifest.default_guidance)
+
+
+def _with_default(chosen: Sampling, guidance: float | None) -> Sampling:
+    """The bundle's own guidance at each step that has any: presets for distilled weights stay without."""
+    if guidance is None:
+        return chosen
+    weights = tuple(1.0 if weight == 1 else guidance for weight in chosen.guidance)
+    return chosen if weights == chosen.guidance else replace(chosen, guidance=weights, preset=None)
+
+
+def _check_guidance(manifest: Manifest, plan: Plan) -> None:
+    """Refuse what needs guidance where there is none, and guidance that this bundle cannot give."""
+    if plan.passes != EVERY_STEP or plan.unconditional == NEGATIVE:
+        _check_guided(plan)
+    if plan.needs_unconditional_graph and "dit_uncond" not in manifest.stages:
+        raise RequestError(
+            "guidance other than 1 needs an unconditional transformer, and this bundle has none; choose guidance 1 "
+            "(--unconditional off) or the conditional one on image tokens only (--unconditional conditional)"
+        )
+
+
+def _check_guided(plan: Plan) -> None:
+    """Refuse to thin out guidance that is not there, or to leave nothing of it."""
     if all(weight == 1 for weight in plan.sampling.guidance):
-        raise ValueError("a guidance interval or reuse of the unconditional pass needs guidance, and all of it is 1")
+        what = "a guidance interval or reuse of the unconditional pass"
+        what = "negative_prompt" if plan.unconditional == NEGATIVE else what
+        raise RequestError(f"{what} needs guidance, and all of it is 1")
     if not plan.guided:
         low, high = plan.passes.interval or (0.0, 1.0)
         times = [float(step.t) for step in plan.steps]
-        raise ValueError(
+        raise RequestError(
             f"the guidance interval {low:g}:{high:g} holds no step with guidance: their times are "
             f"{', '.join(f'{time:.3f}' for time in times[:3])}, …, {times[-1]:.3f}"
         )

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from runtime.errors import RequestError
 from runtime.pipeline import Pipeline
-from runtime.plan import MAX_IMAGES, Plan, make_plan
+from runtime.plan import Plan, make_plan
+from runtime.request import INTERVAL, KINDS, MAX_IMAGES, PICTURE, Request
+from serving.pictures import read_picture
 from serving.tensors import INPUTS, NUMPY_TYPES, Tensor
 
 
@@ -26,20 +29,21 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[P
 
     Args:
         pipeline: whose bundle will make the pictures.
-        tensors: the inputs that the request has, by name: (B, 1), ``guidance`` (B, K), with B rows.
+        tensors: the inputs that the request has, by name: (B, 1), ``guidance`` (B, K),
+            ``guidance_interval`` (B, 2), with B rows.
 
     Raises:
-        ValueError: something is missing, of another type or shape, out of range, or the rows do not go together.
+        RequestError: something is missing, of another type or shape, out of range, or the rows do not go together.
             With several rows the message names the row.
     """
     columns = {spec.name: _check(spec, tensors[spec.name]) for spec in INPUTS if spec.name in tensors}
     if unknown := sorted(set(tensors) - {spec.name for spec in INPUTS}):
-        raise ValueError(f"there is no input {unknown[0]!r}, wanted some of {', '.join(s.name for s in INPUTS)}")
+        raise RequestError(f"there is no input {unknown[0]!r}, wanted some of {', '.join(s.name for s in INPUTS)}")
     if missing := [spec.name for spec in INPUTS if spec.required and spec.name not in columns]:
-        raise ValueError(f"the input {missing[0]!r} is missing")
+        raise RequestError(f"the input {missing[0]!r} is missing")
     rows = len(columns["prompt"])
     if wrong := [name for name, column in columns.items() if len(column) != rows]:
-        raise ValueError(f"the input {wrong[0]!r} has {len(columns[wrong[0]])} rows, wanted {rows}, as prompt has")
+        raise RequestError(f"the input {wrong[0]!r} has {len(columns[wrong[0]])} rows, wanted {rows}, as prompt has")
     plans = tuple(_plan(pipeline, columns, row, rows) for row in range(rows))
     _check_together(plans)
     return plans
@@ -48,38 +52,41 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[P
 def _check(spec: Tensor, array: np.ndarray) -> np.ndarray:
     """The array; ValueError unless it has the type of `spec` and the shape (B, 1) or (B, K), K of at least 1."""
     wanted = NUMPY_TYPES[spec.type]
-    variable = -1 in spec.dims
-    fits = array.ndim == 2 and array.shape[0] >= 1 and (array.shape[1] >= 1 if variable else array.shape[1] == 1)
+    (entries,) = spec.dims
+    fits = array.ndim == 2 and array.size > 0 and entries in (-1, array.shape[1])
     if array.dtype != wanted or not fits:
-        shape = "B, K" if variable else "B, 1"
-        raise ValueError(f"the input {spec.name!r} is {array.dtype} {list(array.shape)}, wanted {wanted} [{shape}]")
+        shape = f"B, {'K' if entries == -1 else entries}"
+        raise RequestError(f"the input {spec.name!r} is {array.dtype} {list(array.shape)}, wanted {wanted} [{shape}]")
     return array
 
 
 def _plan(pipeline: Pipeline, columns: Mapping[str, np.ndarray], row: int, rows: int) -> Plan:
     try:
-        values = {name: _value(name, column[row]) for name, column in columns.items()}
-        return make_plan(pipeline.manifest, pipeline.prompt, **values)
+        request = Request(**{name: _value(name, column[row]) for name, column in columns.items()})
+        return make_plan(pipeline.manifest, pipeline.prompt, request)
     except ValueError as error:
-        raise ValueError(f"row {row}: {error}" if rows > 1 else str(error)) from error
+        raise RequestError(f"row {row}: {error}" if rows > 1 else str(error)) from error
 
 
 def _value(name: str, entries: np.ndarray) -> Any:
-    """The Python value of one row (K,) of an input."""
+    """What `Request` takes for one row (K,) of an input."""
+    kind = KINDS[name]
+    if kind is PICTURE:
+        return read_picture(name, entries[0])
     if entries.dtype == object:
         return _text(name, entries[0])
     if entries.dtype == np.float32:
         # The decimal that the client wrote: 7.1, and not the 7.099999904632568 that it is in float32.
         weights = tuple(float(str(entry)) for entry in entries)
         return weights if len(weights) > 1 else weights[0]
-    return entries[0].item()
+    return tuple(entries.tolist()) if kind is INTERVAL else entries[0]
 
 
 def _text(name: str, data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"the input {name!r} is not UTF-8 text: byte {error.start} is invalid") from error
+        raise RequestError(f"the input {name!r} is not UTF-8 text: byte {error.start} is invalid") from error
 
 
 def _check_together(plans: tuple[Plan, ...]) -> None:
@@ -87,9 +94,9 @@ def _check_together(plans: tuple[Plan, ...]) -> None:
     first = plans[0]
     for row, plan in enumerate(plans):
         if (plan.width, plan.height) != (first.width, first.height):
-            raise ValueError(
+            raise RequestError(
                 f"row {row} asks for {plan.width}x{plan.height} and row 0 for {first.width}x{first.height}; "
                 "the pictures of one request must have one size"
             )
     if (pictures := sum(plan.num_images for plan in plans)) > MAX_IMAGES:
-        raise ValueError(f"the request asks for {pictures} pictures, wanted 1 to {MAX_IMAGES}")
+        raise RequestError(f"the request asks for {pictures} pictures, wanted 1 to {MAX_IMAGES}")

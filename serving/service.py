@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Sequence
 
+from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
 from runtime.plan import make_plan
-from runtime.sampling.denoise import NonFiniteError
 from serving.batching import Cancelled, Outcome, Progress, Row, make_pictures, run
 from serving.requests import Ask
 from serving.settings import Settings

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.request import INTEGER, INTERVAL, KINDS, NUMBER, PICTURE, TEXT, TILE, WEIGHTS, Kind
+
 NUMPY_TYPES = {
     "TYPE_STRING": np.dtype(object),  # of bytes
     "TYPE_UINT8": np.dtype(np.uint8),
@@ -28,20 +30,26 @@ class Tensor:
     """Of inputs; every other one may be left out."""
 
 
-INPUTS = (
-    Tensor("prompt", "TYPE_STRING", required=True),
-    Tensor("seed", "TYPE_INT64"),
-    Tensor("steps", "TYPE_INT32"),
-    Tensor("preset", "TYPE_STRING"),
-    Tensor("guidance", "TYPE_FP32", (-1,)),  # one weight for all steps, or one for each
-    Tensor("mu", "TYPE_FP64"),
-    Tensor("std", "TYPE_FP64"),
-    Tensor("width", "TYPE_INT32"),
-    Tensor("height", "TYPE_INT32"),
-    Tensor("num_images", "TYPE_INT32"),
-    Tensor("unconditional", "TYPE_STRING"),
-)
-"""Named as the arguments of `runtime.plan.make_plan`, which fills in what is left out and checks the rest."""
+_TYPES = {
+    TEXT: ("TYPE_STRING", 1),
+    INTEGER: ("TYPE_INT32", 1),
+    NUMBER: ("TYPE_FP64", 1),
+    WEIGHTS: ("TYPE_FP32", -1),  # one weight for all steps, or one for each
+    INTERVAL: ("TYPE_FP64", 2),
+    PICTURE: ("TYPE_STRING", 1),  # an encoded file; see `serving.pictures`
+    TILE: ("TYPE_STRING", 1),
+}
+"""Triton's type and number of entries for each kind of field."""
+
+
+def _input(name: str, kind: Kind) -> Tensor:
+    type_, entries = _TYPES[TEXT if kind.choices else kind]
+    # Seeds are the only integers beyond 32 bits.
+    return Tensor(name, "TYPE_INT64" if name == "seed" else type_, (entries,), required=name == "prompt")
+
+
+INPUTS = tuple(_input(name, kind) for name, kind in KINDS.items())
+"""The fields of `runtime.Request`, by the same names; it checks them, and `make_plan` fills in what is left out."""
 
 IMAGE, SEED, METADATA = "image", "seed", "metadata"
 PNG, PNG_BASE64 = "image_png", "image_png_base64"

@@ -19,7 +19,7 @@ from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import read_manifest
 from runtime.console import guard
 from runtime.constants import MANIFEST
-from runtime.plan import MAX_IMAGES
+from runtime.request import MAX_IMAGES
 
 PROGRAM = "export.triton"
 README = "README.md"

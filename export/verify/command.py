@@ -35,8 +35,9 @@ from model.checkpoint.description import describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.lora import with_loras
 from runtime.bundle.integrity import sha256
-from runtime.bundle.manifest import BundleError, Manifest, read_manifest
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.console import guard
+from runtime.errors import BundleError
 from runtime.plan import Plan
 from runtime.sampling.schedule import PRESETS
 

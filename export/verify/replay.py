@@ -20,10 +20,10 @@ import torch
 from calibration.reference import torch_pipeline
 from export.verify.quality import GridCheck, PictureError, VectorError, grid_checks, picture_error, vector_error
 from model.checkpoint.directory import Checkpoint
+from runtime.errors import NonFiniteError
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
-from runtime.sampling.denoise import NonFiniteError
 from runtime.sampling.noise import randn
 
 TRANSFORMERS = ("dit_cond", "dit_uncond")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from runtime.backend.machine import Machine, device_index
 from runtime.bundle.manifest import EngineSet, Manifest
+from runtime.errors import BackendError, RequestError
 from runtime.tensorrt.memory_plan import MemoryPlan, MemoryPlanError, plan_memory
 
 BACKENDS = ("auto", "ort", "rtx", "tensorrt")
@@ -60,17 +61,17 @@ def choose(
         RuntimeError: nothing that is allowed can run; the message says why and what can.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+        raise RequestError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     on_gpu = device_index(device) is not None
     if backend in ENGINE_BACKENDS and not on_gpu:
-        raise ValueError(f"device is {device!r}, and {backend} runs on GPUs only: wanted auto, cuda or cuda:N")
+        raise RequestError(f"device is {device!r}, and {backend} runs on GPUs only: wanted auto, cuda or cuda:N")
     sets = _sets(manifest, backend)
     if backend == "ort" or not on_gpu or (backend == "auto" and not sets):
         why = "as asked for" if backend == "ort" else "the CPU is asked for" if sets else "the bundle holds no engines"
         return _onnx(manifest, device, why)
     if not sets:
         held = ", ".join(engines.label for engines in manifest.engines.values()) or "none at all"
-        raise RuntimeError(
+        raise BackendError(
             f"the bundle holds no {backend} engines, but {held}; python -m export.build --backend {backend} makes a "
             f"bundle with them{_way_out(manifest)}"
         )
@@ -81,7 +82,7 @@ def choose(
     objection = max((o for o in found if isinstance(o, _Objection)), key=lambda o: o.check)
     if backend == "auto" and manifest.graphs:
         return _onnx(manifest, device, objection.text)
-    raise RuntimeError(objection.text + _way_out(manifest))
+    raise BackendError(objection.text + _way_out(manifest))
 
 
 def _sets(manifest: Manifest, backend: str) -> list[EngineSet]:
@@ -92,7 +93,7 @@ def _sets(manifest: Manifest, backend: str) -> list[EngineSet]:
 def _onnx(manifest: Manifest, device: str, why: str) -> Choice:
     if not manifest.graphs:
         held = ", ".join(engines.label for engines in manifest.engines.values()) or "nothing"
-        raise RuntimeError(
+        raise BackendError(
             f"the bundle holds no ONNX graphs for ONNX Runtime, but {held} ({why}); python -m export.build "
             "--backend ort makes a bundle with them"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from runtime.bundle.manifest import EngineSet, SizeRange
+from runtime.errors import RequestError
 from runtime.plan import Plan
 
 _MEANINGS = {
@@ -26,30 +27,29 @@ def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
     The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
     """
     if plan.unconditional == "conditional" and plan.guided:
-        raise ValueError(
+        raise RequestError(
             f"--unconditional conditional runs the conditional transformer without text, and the {engines.label} take "
             "1 text token or more; choose --unconditional graph or off, or --backend ort"
         )
-    rows, columns = plan.grid
-    tokens, text = rows * columns, len(plan.token_ids)
-    values = {
-        "H": plan.height,
-        "W": plan.width,
-        "grid_h": rows,
-        "grid_w": columns,
-        "N": tokens,
-        "T": text,
-        "L": tokens + text,
-    }
     needed = [stage for stage in stages if not stage.startswith("vae_") or stage in plan.vae_graphs]
-    for name, meaning in _MEANINGS.items():
-        for stage in needed:
-            limits = engines.graphs[stage].sizes.get(name)
-            if limits is not None and not limits.minimum <= values[name] <= limits.maximum:
-                raise ValueError(_refusal(engines, stage, meaning, name, values[name], limits, plan))
+    for token_ids in filter(None, (plan.token_ids, plan.negative_token_ids)):
+        _check_sizes(engines, needed, plan, len(token_ids))
     if plan.vae_tile is not None:
         for stage in needed:
             _check_tile(engines, stage, plan, plan.vae_tile)
+
+
+def _check_sizes(engines: EngineSet, stages: Iterable[str], plan: Plan, text: int) -> None:
+    """The sizes of a picture with `text` tokens of its prompt, or of its negative one."""
+    rows, columns = plan.grid
+    tokens = rows * columns
+    sizes = {"H": plan.height, "W": plan.width, "grid_h": rows, "grid_w": columns, "N": tokens, "T": text}
+    sizes["L"] = tokens + text
+    for name, meaning in _MEANINGS.items():
+        for stage in stages:
+            limits = engines.graphs[stage].sizes.get(name)
+            if limits is not None and not limits.minimum <= sizes[name] <= limits.maximum:
+                raise RequestError(_refusal(engines, stage, meaning, name, sizes[name], limits, plan))
 
 
 def _check_tile(engines: EngineSet, stage: str, plan: Plan, tile: int) -> None:
@@ -59,7 +59,7 @@ def _check_tile(engines: EngineSet, stage: str, plan: Plan, tile: int) -> None:
         unit = plan.pixels_per_token if name.islower() else 1
         pixels = min(tile, plan.height if side == "height" else plan.width)
         if limits is not None and not limits.minimum <= pixels // unit <= limits.maximum:
-            raise ValueError(
+            raise RequestError(
                 f"the {side} of a tile is {pixels} pixels, and the {stage} of the {engines.label} takes "
                 f"{limits.minimum * unit} to {limits.maximum * unit}; choose another --vae-tile, or --backend ort"
             )

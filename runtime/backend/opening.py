@@ -7,8 +7,9 @@ from pathlib import Path
 
 from runtime.backend.choice import Choice, choose, needs_machine
 from runtime.backend.machine import device_index, look
-from runtime.backend.placement import graphs_on
+from runtime.backend.placement import graphs_on, stage_of
 from runtime.bundle.manifest import Manifest
+from runtime.errors import BackendError
 from runtime.graph import Graph
 from runtime.tensorrt.engines import open_engines
 
@@ -40,15 +41,16 @@ def choose_placed(
     """What would run the graphs of each device, as `choose_backend` finds it: engines on all devices, or on none.
 
     Raises:
-        ValueError: as `choose_backend`.
-        RuntimeError: the same; the message names the device.
+        RequestError: as `choose_backend`.
+        BackendError: the same; with two devices the message names the device.
     """
     choices = {}
-    for device, stages in graphs_on(placed).items():
+    several = graphs_on(placed)
+    for device, names in several.items():
         try:
-            choices[device] = choose_backend(manifest, stages, backend, device, memory)
-        except RuntimeError as error:
-            raise RuntimeError(f"{device}: {error}") from error
+            choices[device] = choose_backend(manifest, _stages(names), backend, device, memory)
+        except BackendError as error:
+            raise BackendError(f"{device}: {error}" if len(several) > 1 else str(error)) from error
     if len({choice.engines is None for choice in choices.values()}) == 1:
         return choices
     # Automatic: one device can run engines and the other cannot, so both run the graphs, which the bundle then has.
@@ -69,8 +71,8 @@ def open_graphs(
         threads: CPU threads for a graph of ONNX Runtime, None for one per core.
 
     Raises:
-        ValueError: `threads` is out of range.
-        RuntimeError: the backend or the device is not there, or cannot run a graph; the message says what to do.
+        RequestError: `threads` is out of range.
+        BackendError: the backend or the device is not there, or cannot run a graph; the message says what to do.
     """
     if choice.engines is not None:
         index = device_index(choice.device)
@@ -80,17 +82,23 @@ def open_graphs(
     try:
         from runtime.backend import ort
     except ModuleNotFoundError as error:
-        raise RuntimeError(
+        raise BackendError(
             f"ONNX Runtime is not installed ({error}); install the extra 'ort' for CPUs or 'ort-gpu' for CUDA"
         ) from error
     except ImportError as error:
-        raise RuntimeError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
+        raise BackendError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
     try:
         open_graph = ort.opener(directory, choice.device, threads)
     except RuntimeError as error:
         # A GPU was asked for, and engines would have run on it.
-        raise RuntimeError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
-    return Opened({name: open_graph(name, manifest.graphs[name]) for name in stages}, choice, lambda: None)
+        raise BackendError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
+    opened = {name: open_graph(name, manifest.graphs[name]) for name in stages}
+    return Opened(dict(opened), choice, lambda: [graph.close() for graph in opened.values()])
+
+
+def _stages(names: Sequence[str]) -> list[str]:
+    """The bundle's graphs that are opened under these names."""
+    return list(dict.fromkeys(map(stage_of, names)))
 
 
 def open_placed(
@@ -107,8 +115,8 @@ def open_placed(
     """
     graphs: dict[str, Graph] = {}
     with contextlib.ExitStack() as opened:
-        for device, stages in graphs_on(placed).items():
-            part = open_graphs(manifest, directory, stages, choices[device], threads)
+        for device, names in graphs_on(placed).items():
+            part = open_graphs(manifest, directory, _stages(names), choices[device], threads)
             opened.callback(part.close)
-            graphs |= part.graphs
+            graphs |= {name: part.graphs[stage_of(name)] for name in names}
         return Opened(graphs, choice, opened.pop_all().close)

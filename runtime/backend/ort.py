@@ -8,9 +8,8 @@ import numpy as np
 import onnxruntime
 
 from runtime.bundle.manifest import GraphSpec
-from runtime.graph import Graph, check_feeds
-
-OpenGraph = Callable[[str, GraphSpec], Graph]
+from runtime.errors import BackendError, ClosedError, RequestError
+from runtime.graph import check_feeds
 
 MAX_THREADS = 1024
 _FATAL_ONLY = 4
@@ -22,35 +21,42 @@ class OrtGraph:
     """One graph in an ONNX Runtime session."""
 
     def __init__(self, name: str, spec: GraphSpec, session: onnxruntime.InferenceSession) -> None:
-        self.name, self.spec, self.session = name, spec, session
+        self.name, self.spec = name, spec
+        self.session: onnxruntime.InferenceSession | None = session
 
     def __call__(self, **feeds: np.ndarray) -> np.ndarray:
         """Run on one array for each input; RuntimeError when ONNX Runtime fails (out of memory, for one)."""
+        if self.session is None:
+            raise ClosedError(f"graph {self.name} was closed")
         check_feeds(self.name, self.spec.inputs, feeds)
         try:
             return self.session.run([self.spec.outputs[0].name], feeds)[0]
         except Exception as error:  # ONNX Runtime's errors share no other base class
-            raise RuntimeError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+            raise BackendError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+
+    def close(self) -> None:
+        """Free the session and its memory."""
+        self.session = None
 
 
-def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
+def opener(directory: Path, device: str, threads: int | None) -> Callable[[str, GraphSpec], OrtGraph]:
     """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `runtime.backend.opening`."""
     providers = _providers(device)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise ValueError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
+        raise RequestError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
 
     def open_graph(name: str, spec: GraphSpec) -> OrtGraph:
         if spec.compute == "bfloat16" and device == "cpu":
-            raise RuntimeError(
+            raise BackendError(
                 f"graph {name} computes in bfloat16, which ONNX Runtime cannot run on a CPU; "
                 "use --device cuda, or build the bundle with --precision fp32 or fp16"
             )
         try:
             session = _session(directory / spec.onnx, providers, threads, device == "cpu" and not _fits(spec))
         except Exception as error:  # ONNX Runtime's errors share no other base class
-            raise RuntimeError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
+            raise BackendError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
         if (wanted := _name(providers[0])) not in session.get_providers():
-            raise RuntimeError(
+            raise BackendError(
                 f"ONNX Runtime could not start {wanted} for graph {name}: its CUDA or cuDNN libraries are missing "
                 "or of another version; use --device cpu, or install them"
             )
@@ -98,10 +104,10 @@ def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
         return ["CPUExecutionProvider"]
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if not match:
-        raise ValueError(f"device is {device!r}, wanted cpu, cuda or cuda:N")
+        raise RequestError(f"device is {device!r}, wanted cpu, cuda or cuda:N")
     available = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in available:
-        raise RuntimeError(
+        raise BackendError(
             f"this onnxruntime has no CUDA provider (it has {', '.join(available)}); "
             "replace it with the extra 'ort-gpu', or use --device cpu"
         )

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from runtime.backend.choice import Choice
+from runtime.constants import NEGATIVE_GRAPH
+from runtime.errors import RequestError
 
-_SECOND = ("dit_uncond", "text_encoder")
+_SECOND = ("dit_uncond", "text_encoder", NEGATIVE_GRAPH)
 
 
 def parse_devices(text: str) -> tuple[str, str]:
@@ -23,7 +25,7 @@ def parse_devices(text: str) -> tuple[str, str]:
     """
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(names):
-        raise ValueError(f"devices is {text!r}, wanted two, as in 0,1")
+        raise RequestError(f"devices is {text!r}, wanted two, as in 0,1")
     first, second = (f"cuda:{int(name)}" if name.isdecimal() else name for name in names)
     check_devices((first, second))
     return first, second
@@ -32,24 +34,29 @@ def parse_devices(text: str) -> tuple[str, str]:
 def check_devices(devices: tuple[str, str]) -> None:
     """Raise ValueError unless these are two devices; the CPU may be both, for trying out."""
     if len(devices) != 2:
-        raise ValueError(f"devices has {len(devices)} entries, wanted 2")
+        raise RequestError(f"devices has {len(devices)} entries, wanted 2")
     first, second = ("cuda:0" if name == "cuda" else name for name in devices)
     if first == second and first != "cpu":
-        raise ValueError(f"devices is {','.join(devices)}, which is one GPU twice; wanted two")
+        raise RequestError(f"devices is {','.join(devices)}, which is one GPU twice; wanted two")
 
 
 def check_two(devices: tuple[str, str], device: str, graphs: Sequence[str]) -> None:
     """Raise ValueError unless two devices go with the other choices and with the graphs that are loaded."""
     check_devices(devices)
     if device != "auto":
-        raise ValueError(f"devices {','.join(devices)} and device {device} exclude each other")
-    if "dit_uncond" not in graphs:
-        raise ValueError(f"devices {','.join(devices)} are for two transformers, and only one is loaded")
+        raise RequestError(f"devices {','.join(devices)} and device {device} exclude each other")
+    if "dit_uncond" not in graphs and NEGATIVE_GRAPH not in graphs:
+        raise RequestError(f"devices {','.join(devices)} are for two transformers, and only one is loaded")
 
 
 def place(graphs: Iterable[str], devices: tuple[str, str]) -> dict[str, str]:
-    """The device of each graph."""
+    """The device of each graph; one device is the same one twice."""
     return {name: devices[name in _SECOND] for name in graphs}
+
+
+def stage_of(graph: str) -> str:
+    """The bundle's graph that is opened under a name."""
+    return "dit_cond" if graph == NEGATIVE_GRAPH else graph
 
 
 def graphs_on(placed: Mapping[str, str]) -> dict[str, list[str]]:
@@ -66,14 +73,15 @@ def together(choices: Mapping[str, Choice], placed: Mapping[str, str], devices: 
         devices: as they were asked for.
 
     Returns:
-        A choice whose engines are each graph's own; it has no plan of the memory, which each device has for itself.
+        A choice whose engines are each graph's own; it has no memory plan, which each device has for itself.
     """
     chosen = [choices[device] for device in dict.fromkeys(devices)]
     sets = [choice.engines for choice in chosen if choice.engines is not None]
     engines = None
     if sets:
         targets = tuple(dict.fromkeys(target for one in sets for target in one.targets))
-        graphs = {name: found.graphs[name] for name, at in placed.items() if (found := choices[at].engines) is not None}
+        found = {name: choices[at].engines for name, at in placed.items()}
+        graphs = {name: own.graphs[stage_of(name)] for name, own in found.items() if own is not None}
         engines = replace(sets[0], targets=targets, graphs=graphs)
     reasons = dict.fromkeys(choice.reason for choice in chosen)
     backend = " and ".join(dict.fromkeys(choice.backend for choice in chosen))

@@ -4,7 +4,8 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runtime.bundle.manifest import BundleError, FileSpec
+from runtime.bundle.manifest import FileSpec
+from runtime.errors import BundleError
 
 GRAPHS = "onnx"
 """Folder of graphs and weights; graphs can name any file in it, so it may hold none that is not hashed."""

@@ -14,13 +14,10 @@ from typing import Literal
 
 from runtime.bundle.json_fields import decode
 from runtime.constants import MANIFEST
+from runtime.errors import BundleError, MissingFileError, RequestError
 
 FORMAT = "ideogram4-bundle"
 VERSION = 2
-
-
-class BundleError(ValueError):
-    """A bundle is incomplete, damaged, or of a format that this runtime does not read."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +136,17 @@ class SizeSpec:
             raise ValueError(f"the picture sizes {self} are not in order: multiple, minimum, default, maximum")
 
     def check(self, width: int, height: int) -> None:
-        """Raise ValueError unless a picture of `width` x `height` pixels can be made."""
+        """Raise RequestError unless a picture of `width` x `height` pixels can be made."""
         for name, value in (("width", width), ("height", height)):
             if not self.minimum <= value <= self.maximum:
-                raise ValueError(f"{name} is {value}, wanted {self.minimum} to {self.maximum} pixels")
+                raise RequestError(f"{name} is {value}, wanted {self.minimum} to {self.maximum} pixels")
             if value % self.multiple:
                 below = value - value % self.multiple
-                raise ValueError(
+                raise RequestError(
                     f"{name} is {value}, wanted a multiple of {self.multiple}, such as {max(below, self.minimum)}"
                 )
         if max(width, height) > self.max_aspect * min(width, height):
-            raise ValueError(f"the size {width}x{height} is more elongated than {self.max_aspect:g} to 1")
+            raise RequestError(f"the size {width}x{height} is more elongated than {self.max_aspect:g} to 1")
 
 
 @dataclass(frozen=True)
@@ -240,6 +237,8 @@ class Manifest:
     """Adapters in the weights, in the order in which they were folded."""
     preview: PreviewSpec | None = None
     """Colours of the latents, for previews; bundles made before there were any lack the key."""
+    default_guidance: float | None = None
+    """Guidance weight where a request names none, at each step that its preset guides; None for the preset's own."""
 
     def __post_init__(self) -> None:
         if self.preview is not None and len(self.preview.weights) != self.latent_channels:
@@ -303,9 +302,9 @@ def read_manifest(directory: Path) -> Manifest:
     """
     file = directory / MANIFEST
     if not directory.is_dir():
-        raise FileNotFoundError(f"there is no bundle directory {directory}; python -m export.build makes one")
+        raise MissingFileError(f"there is no bundle directory {directory}; python -m export.build makes one")
     if not file.is_file():
-        raise FileNotFoundError(f"{directory} holds no {MANIFEST}: it is not a bundle, or its build did not finish")
+        raise MissingFileError(f"{directory} holds no {MANIFEST}: it is not a bundle, or its build did not finish")
     try:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

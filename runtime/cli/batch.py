@@ -11,6 +11,7 @@ from runtime.bundle.manifest import Manifest
 from runtime.cli.finished import finished_files
 from runtime.cli.jobs import Job
 from runtime.console import USER_ERRORS, describe
+from runtime.errors import RequestError
 from runtime.image.png import png
 from runtime.layout.drawing import write_layout
 from runtime.pipeline import Generated, OnStep, Pipeline
@@ -33,6 +34,8 @@ class Task:
     """Whether its files may be replaced."""
     finished: bool
     """Whether its pictures are there already."""
+    caption: Caption | None
+    """What its layout draws; None without a layout."""
 
 
 class Failures:
@@ -73,7 +76,7 @@ def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> lis
         with failures.noted(job.where):
             for file in job.written:
                 if (owner := owners.setdefault(file.resolve(), job.where)) != job.where or job.written.count(file) > 1:
-                    raise ValueError(f"the output {file} is already that of {owner or 'another option'}")
+                    raise RequestError(f"the output {file} is already that of {owner or 'another option'}")
             with PendingFiles(job.files, overwrite or bool(job.where)):
                 pass
             if job.layout:
@@ -91,10 +94,9 @@ def make_tasks(
     for job in jobs:
         with failures.noted(job.where):
             plan = job.plan(manifest, encoder)
-            if job.layout:
-                check_caption(job.prompt)
+            caption = caption_of(job) if job.layout else None
             finished = finished_files(job.files, settings_of(job, plan, manifest), overwrite) if job.where else []
-            tasks.append(Task(job, plan, overwrite or bool(finished), len(finished) == len(job.files)))
+            tasks.append(Task(job, plan, overwrite or bool(finished), len(finished) == len(job.files), caption))
     return tasks
 
 
@@ -105,25 +107,28 @@ def draw_layouts(
     drawn = []
     for task in tasks:
         with failures.noted(task.job.where):
-            if task.job.layout:
-                missing = write_layout(task.job.layout, task.plan, font, overwrite)
+            if task.job.layout and task.caption:
+                size = task.plan.width, task.plan.height
+                missing = write_layout(task.job.layout, task.caption, size, font, overwrite)
                 if missing:
                     warn(task.job.where, f"the layout's font lacks {missing}; --layout-font takes another")
             drawn.append(task)
     return drawn
 
 
-def check_caption(prompt: str) -> Caption:
-    """The caption that a layout draws; ValueError when the prompt is none."""
-    if not looks_like_json(prompt):
-        raise ValueError("a layout needs a caption, and the prompt is plain text; --wrap makes a caption of it")
-    return Caption.parse(prompt)
+def caption_of(job: Job) -> Caption:
+    """The caption that a job's layout draws; RequestError when its prompt is none."""
+    if job.caption is not None:
+        return job.caption
+    if not looks_like_json(job.request.prompt):
+        raise RequestError("a layout needs a caption, and the prompt is plain text; --wrap makes a caption of it")
+    return Caption.parse(job.request.prompt)  # unchecked, or not in order
 
 
 def settings_of(job: Job, plan: Plan, manifest: Manifest) -> dict[str, object]:
     """What the pictures of a job have in their settings, as JSON has it. Any seed will do when the job names none."""
     settings = json.loads(json.dumps(plan.to_dict()))
-    if job.seed is None:
+    if job.request.seed is None:
         del settings["seed"]
     return settings | manifest.identity
 

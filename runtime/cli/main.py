@@ -16,17 +16,20 @@ from tqdm import tqdm
 from runtime.backend.placement import parse_devices
 from runtime.bundle.manifest import read_manifest
 from runtime.cli.batch import Failures, Task, Warn, check_files, draw_layouts, make, make_tasks
-from runtime.cli.image_options import check_preview, preview_of
-from runtime.cli.jobs import Job, job_from_options
+from runtime.cli.jobs import Job
 from runtime.cli.options import DEFAULT_OUTPUT, PROGRAM, build_parser
+from runtime.cli.preview_file import check_preview, preview_of
 from runtime.cli.prompt_file import job_of_line, jsonl_folder, read_lines
+from runtime.cli.request_options import given_fields
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
+from runtime.errors import RequestError
 from runtime.image.preview import PreviewFile
 from runtime.layout.fonts import choose_face
 from runtime.pipeline import Generated, Pipeline
-from runtime.prompt.reading import PromptReader, read_text
+from runtime.prompt.reading import PromptReader, ReadPrompt, read_text
 from runtime.prompt.tokens import PromptEncoder
+from runtime.request import Request
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -61,11 +64,11 @@ def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple
     reader = PromptReader(args.check_caption, args.wrap, partial(warn, ""))
     if args.caption is not None:
         if args.wrap:
-            raise ValueError("--wrap is for plain text, and --caption is a caption already")
+            raise RequestError("--wrap is for plain text, and --caption is a caption already")
         return [job_from_options(args, reader.caption_text(read_text(args.caption)))], 1
     if args.prompt is not None:
         return [job_from_options(args, reader.prompt(args.prompt))], 1
-    defaults, jobs, count = job_from_options(args, ""), [], 0
+    defaults, jobs, count = job_from_options(args, ReadPrompt("")), [], 0
     if args.output.is_dir():
         defaults = replace(defaults, output=args.output / DEFAULT_OUTPUT)
     folder = jsonl_folder(args.prompt_file)
@@ -75,6 +78,12 @@ def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple
         with failures.noted(where):
             jobs.append(job_of_line(where, number, line, folder, defaults, reader))
     return jobs, count
+
+
+def job_from_options(args: argparse.Namespace, prompt: ReadPrompt) -> Job:
+    """The job that the command line asks for; RequestError when an option is out of range."""
+    request = Request(prompt.text, **given_fields(args))
+    return Job(request, args.output, layout=args.layout, caption=prompt.caption)
 
 
 def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
@@ -92,7 +101,7 @@ def _make_all(
     devices: tuple[str, str] | None,
     failures: Failures,
 ) -> None:
-    pipeline = Pipeline.load(
+    with Pipeline.load(
         directory,
         backend=args.backend,
         device=args.device,
@@ -101,17 +110,17 @@ def _make_all(
         verify=args.verify,
         unconditional=any(task.plan.needs_unconditional_graph for task in tasks),
         devices=devices,
+        negative=any(task.plan.negative_token_ids for task in tasks),
         vae_graphs=tuple(dict.fromkeys(name for task in tasks for name in task.plan.vae_graphs)),
         # Of several, one that engines cannot make must not stop the others: it fails in its turn.
         plans=[task.plan for task in tasks] if len(tasks) == 1 else (),
-    )
-    manifest = pipeline.manifest
-    if not args.quiet:
-        print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
-    total = sum(len(task.plan.steps) for task in tasks)
-    with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
-        _make_each(pipeline, tasks, args, failures, bar)
-    pipeline.close()
+    ) as pipeline:
+        manifest = pipeline.manifest
+        if not args.quiet:
+            print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
+        total = sum(len(task.plan.steps) for task in tasks)
+        with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+            _make_each(pipeline, tasks, args, failures, bar)
 
 
 def _make_each(

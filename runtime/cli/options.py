@@ -4,11 +4,10 @@ import argparse
 from pathlib import Path
 
 from runtime.cli.backend_options import add_backend_options
-from runtime.cli.image_options import add_image_options
+from runtime.cli.request_options import add_request_options
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
-from runtime.plan import UNCONDITIONAL
+from runtime.image.preview import EVERY
 from runtime.prompt.caption import CHECKS
-from runtime.sampling.schedule import DEFAULT_GUIDANCE, DEFAULT_MU, DEFAULT_STD, PRESETS
 
 PROGRAM = "trt-generate"
 DEFAULT_OUTPUT = Path("ideogram4.png")
@@ -19,97 +18,81 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Generate pictures with an Ideogram 4 bundle.",
-        epilog=f"presets: {', '.join(PRESETS)}. A preset's guidance, mu and std can be overridden one by one; without "
-        "a preset and without --steps the bundle's default preset is used.",
+        epilog="A preset's guidance, mu and std can be overridden one by one.",
     )
-    for add_group in (_add_prompt, _add_output, _add_sampling, add_image_options, _add_backend):
-        add_group(parser)
+    _add_prompt(parser)
+    _add_output(parser.add_argument_group("output"))
+    add_request_options(parser)
+    _add_preview(parser.add_argument_group("previews"))
+    _add_backend(parser.add_argument_group("backend"))
     return parser
 
 
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--bundle",
         type=Path,
         metavar="DIR",
         help=f"bundle directory (default: ${BUNDLE_VARIABLE}, else {DEFAULT_BUNDLE})",
     )
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--prompt", metavar="TEXT", help="plain text, or a JSON caption used as it is written")
+    text.add_argument("--prompt", metavar="TEXT", help="plain text, or a JSON caption used exactly as written")
     text.add_argument(
         "--caption",
         metavar="FILE",
-        help="JSON file with an Ideogram 4 caption, written as one wishes: the model gets it on one line",
+        help="JSON file with an Ideogram 4 caption, in any formatting; minified for the model",
     )
     text.add_argument(
         "--prompt-file",
         metavar="FILE",
-        help="many prompts: one a line, or JSON objects when FILE ends in .jsonl; - for standard input",
+        help="many prompts: one per line, or JSON objects if FILE ends in .jsonl; - for standard input",
     )
-    add(
+    parser.add_argument(
         "--check-caption",
         choices=CHECKS,
         default="error",
-        help="what a caption that is not as the model was trained leads to (default: %(default)s)",
+        help="what to do about a caption that does not follow the format the model was trained on "
+        "(default: %(default)s)",
     )
-    add("--wrap", action="store_true", help="make a minimal caption of plain text")
+    parser.add_argument("--wrap", action="store_true", help="wrap plain text into a minimal caption")
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--output",
         type=Path,
         default=DEFAULT_OUTPUT,
         metavar="FILE",
-        help="PNG to write (default: %(default)s); several get -0, -1, … before the suffix, those of a prompt file "
-        "the line's number",
+        help="PNG to write (default: %(default)s); several pictures get -0, -1, … before the suffix, those of a prompt "
+        "file the line's number",
     )
-    add("--overwrite", action="store_true", help="replace the output if it exists")
-    add("--layout", type=Path, metavar="FILE", help="draw the caption's boxes and texts into this PNG first")
+    add("--overwrite", action="store_true", help="replace existing output")
+    add("--layout", type=Path, metavar="FILE", help="first draw the caption's boxes and texts into this PNG")
     add(
         "--layout-font",
         type=Path,
         metavar="FILE",
-        help="TrueType font for it (default: the one at hand that has its letters)",
+        help="TrueType font for the layout (default: the installed one that covers its letters)",
     )
-    add("--dry-run", action="store_true", help="check everything and draw the layout, but make no picture")
-    add("--strict", action="store_true", help="with a prompt file, make nothing if a line is bad; stop at a failure")
-    add("--json", action="store_true", help="print what was used as JSON on standard output")
+    add("--dry-run", action="store_true", help="check everything and draw the layout, but generate nothing")
+    add(
+        "--strict",
+        action="store_true",
+        help="with a prompt file, generate nothing if any line is bad, and stop at the first failure",
+    )
+    add("--json", action="store_true", help="print the settings used as JSON on standard output")
     add("--quiet", action="store_true", help="no progress bar and no messages")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--width", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
-    add("--height", type=int, metavar="PX", help="multiple of 16 (default: the bundle's default size)")
-    add("--preset", metavar="NAME", help="steps, guidance and schedule by name; see below")
-    add(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="number of steps instead of a preset, with "
-        f"guidance {DEFAULT_GUIDANCE:g}, mu {DEFAULT_MU:g} and std {DEFAULT_STD:g} unless given",
-    )
-    guidance = parser.add_mutually_exclusive_group()
-    guidance.add_argument("--guidance", type=float, metavar="G", help="guidance weight for every step; 1 is none")
-    guidance.add_argument("--guidance-schedule", metavar="SPEC", help="weights in order, such as 7x45,3x3")
-    add("--mu", type=float, metavar="X", help="mean of the logit-normal schedule at 512x512")
-    add("--std", type=float, metavar="X", help="standard deviation of the schedule")
-    add("--seed", type=int, metavar="N", help="of the start noise, the same as PyTorch's CPU seed (default: random)")
-    add("--num-images", type=int, default=1, metavar="N", help="pictures for the prompt (default: %(default)s)")
-    add(
-        "--unconditional",
-        choices=UNCONDITIONAL,
-        default="graph",
-        help="where guidance takes the unconditional velocity from: its own graph, the conditional graph without "
-        "text, or off = no guidance (default: %(default)s)",
-    )
+def _add_preview(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--preview", type=Path, metavar="FILE", help="PNG that shows the picture as it emerges")
+    group.add_argument("--preview-every", type=int, metavar="N", help=f"steps between previews (default: {EVERY})")
 
 
-def _add_backend(parser: argparse.ArgumentParser) -> None:
-    add_backend_options(parser)
-    add = parser.add_argument
-    add("--devices", metavar="A,B", help="two GPUs, as in 0,1: each transformer has its own")
-    add("--no-verify", dest="verify", action="store_false", help="do not hash the bundle's files before loading")
+def _add_backend(group: argparse._ArgumentGroup) -> None:
+    add_backend_options(group)
+    group.add_argument("--devices", metavar="A,B", help="two GPUs, such as 0,1: one for each transformer")
+    group.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="skip hashing the bundle's files before loading"
+    )

@@ -1,7 +1,7 @@
 """Prompt files: one job a line.
 
-A file whose name ends in ``.jsonl`` has one JSON object a line, with ``prompt`` or ``caption`` (an object) and any of
-the keys of `OPTIONS`, which are the command's options by the same names: ::
+A file whose name ends in ``.jsonl`` has one JSON object a line: a ``prompt`` or a ``caption`` (an object), and any of
+``output``, ``layout`` and the fields of `runtime.Request`, by the same names: ::
 
     {"prompt": "a red circle", "seed": 7, "output": "circle.png"}
     {"caption": {"compositional_deconstruction": {...}}, "width": 512, "height": 256, "guidance": "7x18,3x2"}
@@ -19,31 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli.jobs import Job
+from runtime.errors import RequestError
 from runtime.prompt.caption import CaptionError, read_json
 from runtime.prompt.caption_schema import shown
-from runtime.prompt.reading import STANDARD_INPUT, PromptReader, read_text
-from runtime.sampling.schedule import parse_guidance
+from runtime.prompt.reading import STANDARD_INPUT, PromptReader, ReadPrompt, read_text
+from runtime.request import KINDS, PICTURE
 
-OPTIONS: dict[str, tuple[tuple[type, ...], str]] = {
-    "output": ((str,), "a file name"),
-    "layout": ((str,), "a file name"),
-    "width": ((int,), "an integer"),
-    "height": ((int,), "an integer"),
-    "preset": ((str,), "a name"),
-    "steps": ((int,), "an integer"),
-    "guidance": ((int, float, str, list), "a number, a list of numbers, or a schedule such as '7x45,3x3'"),
-    "mu": ((int, float), "a number"),
-    "std": ((int, float), "a number"),
-    "seed": ((int,), "an integer"),
-    "num_images": ((int,), "an integer"),
-    "unconditional": ((str,), "a name"),
-    "image": ((str,), "a file name"),
-    "strength": ((int, float), "a number"),
-    "fit": ((str,), "a name"),
-    "mask": ((str,), "a file name"),
-    "mask_feather": ((int,), "an integer"),
-}
-"""What a line of a JSONL file may say beside its prompt: JSON's types for it, and what messages call them."""
+_FILES = ("output", "layout")
+"""What a line may say beside its prompt and the fields of a request."""
+_KEYS = ("prompt", "caption", *_FILES, *(name for name in KINDS if name != "prompt"))
 
 
 def read_lines(name: str) -> Iterator[tuple[str, int, str]]:
@@ -59,7 +43,7 @@ def read_lines(name: str) -> Iterator[tuple[str, int, str]]:
     lines = read_text(name).split("\n")
     label = "<stdin>" if name == STANDARD_INPUT else name
     if not any(map(str.strip, lines)):
-        raise ValueError(f"the prompt file {label} has no prompt")
+        raise RequestError(f"the prompt file {label} has no prompt")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{label}:{number}", number, line.removesuffix("\r")
@@ -88,14 +72,14 @@ def job_of_line(where: str, number: int, line: str, jsonl: Path | None, defaults
     layout = numbered_line(defaults.layout, number) if defaults.layout else None
     named = replace(defaults, where=where, output=output, layout=layout)
     if jsonl is None:
-        return replace(named, prompt=reader.prompt(line))
+        return _with_prompt(named, reader.prompt(line))
     try:
         values = read_json(line)
     except CaptionError as error:
-        raise ValueError(f"the line is not in order: {error.defects[0]}") from error
+        raise RequestError(f"the line is not in order: {error.defects[0]}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"the line is {shown(values)}, wanted an object")
-    return _with_options(replace(named, prompt=_prompt(values, reader)), values, jsonl)
+        raise RequestError(f"the line is {shown(values)}, wanted an object")
+    return _with_values(_with_prompt(named, _prompt(values, reader)), values, jsonl)
 
 
 def numbered_line(file: Path, number: int) -> Path:
@@ -103,50 +87,45 @@ def numbered_line(file: Path, number: int) -> Path:
     return file.with_name(f"{file.stem}-{number:04d}{file.suffix}")
 
 
-def _prompt(values: dict[str, Any], reader: PromptReader) -> str:
-    known = ("prompt", "caption", *OPTIONS)
-    if unknown := [key for key in values if key not in known]:
-        raise ValueError(f"the line has the key {shown(unknown[0])}, wanted only {', '.join(known)}")
+def _with_prompt(job: Job, prompt: ReadPrompt) -> Job:
+    return replace(job, request=replace(job.request, prompt=prompt.text), caption=prompt.caption)
+
+
+def _prompt(values: dict[str, Any], reader: PromptReader) -> ReadPrompt:
+    if unknown := [key for key in values if key not in _KEYS]:
+        raise RequestError(f"the line has the key {shown(unknown[0])}, wanted only {', '.join(_KEYS)}")
     if ("prompt" in values) == ("caption" in values):
-        raise ValueError(
-            "the line has both a prompt and a caption, wanted one of them"
-            if "prompt" in values
-            else "the line has neither a prompt nor a caption"
-        )
+        both = "both a prompt and a caption, wanted one of them" if "prompt" in values else None
+        raise RequestError(f"the line has {both or 'neither a prompt nor a caption'}")
     if "caption" in values:
         return reader.caption(values["caption"])
     if not isinstance(values["prompt"], str):
-        raise ValueError(f"prompt is {shown(values['prompt'])}, wanted text")
+        raise RequestError(f"prompt is {shown(values['prompt'])}, wanted text")
     return reader.prompt(values["prompt"])
 
 
-def _with_options(job: Job, values: dict[str, Any], folder: Path) -> Job:
-    given = {key: _option(key, value) for key, value in values.items() if key in OPTIONS}
-    for keys, start in ((("output", "layout"), job.output.parent), (("image", "mask"), folder)):
-        given |= {key: start / given[key] for key in keys if key in given}
+def _with_values(job: Job, values: dict[str, Any], folder: Path) -> Job:
+    files = {key: job.output.parent / _file(key, values[key]) for key in _FILES if key in values}
+    fields = {key: _field(key, value, folder) for key, value in values.items() if key in KINDS and key != "prompt"}
     # A preset and a number of steps exclude each other; the line's choice takes the place of the command's.
-    if "preset" in given:
-        given = {"steps": None} | given
-    if "steps" in given:
-        given = {"preset": None} | given
-    return replace(job, **given)
+    if "preset" in fields:
+        fields = {"steps": None} | fields
+    if "steps" in fields:
+        fields = {"preset": None} | fields
+    return replace(job, request=replace(job.request, **fields), **files)
 
 
-def _option(key: str, value: Any) -> Any:
-    kinds, wanted = OPTIONS[key]
-    if type(value) not in kinds or value == "":  # a bool is an int, and no number here
-        raise ValueError(f"{key} is {shown(value)}, wanted {wanted}")
-    if key == "guidance" and isinstance(value, str):
-        return parse_guidance(value)
-    if key == "guidance" and isinstance(value, list):
-        return tuple(_number(f"guidance[{place}]", weight) for place, weight in enumerate(value))
-    return _number(key, value) if float in kinds else value
+def _field(key: str, value: Any, folder: Path) -> Any:
+    """A value as `Request` takes it, which checks it. A key that is there has a value: null is none."""
+    kind = KINDS[key]
+    if kind is PICTURE:
+        return folder / _file(key, value)
+    if value is None or value == "":
+        raise RequestError(f"{key} is {shown(value)}, wanted {kind.wanted}")
+    return value
 
 
-def _number(where: str, value: Any) -> float:
-    if type(value) not in (int, float):
-        raise ValueError(f"{where} is {shown(value)}, wanted a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{where} is an integer of {value.bit_length()} bits, wanted a number") from None
+def _file(key: str, value: Any) -> str:
+    if not isinstance(value, str) or value == "":
+        raise RequestError(f"{key} is {shown(value)}, wanted a file name")
+    return value

@@ -4,11 +4,14 @@ A file is turned as its EXIF orientation says, transparency is laid over white, 
 bits become 8-bit RGB. Of a file with several frames the first one counts. Colour profiles are not applied.
 """
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from runtime.errors import MissingFileError, RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Pillow's decoders that are tried. Others can run programs (EPS) or are not pictures of pixels."""
@@ -20,24 +23,55 @@ def read_rgb(file: Path) -> np.ndarray:
     """The picture in `file` as (H, W, 3) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no picture of the known formats, is damaged, has floating-point pixels, or has more pixels
-            than Pillow takes for safe (89 million), which a small file can claim to unpack to.
+        MissingFileError: there is no such file.
+        RequestError: it is not a picture of the known formats, is damaged, has floating-point pixels, or has more
+            pixels than Pillow takes for safe (89 million), which a small file can claim to unpack to.
+        OSError: it cannot be read.
     """
+    try:
+        return _decoded(file, f"the picture {file}")
+    except FileNotFoundError as error:
+        raise MissingFileError(error.errno, error.strerror, str(file)) from error
+
+
+def decode_rgb(data: bytes, label: str, max_pixels: int | None = None) -> np.ndarray:
+    """The picture in the bytes of a file as (H, W, 3) uint8, as `read_rgb` reads it.
+
+    Args:
+        data: the whole file.
+        label: what messages call the picture, such as ``the image``.
+        max_pixels: refuse larger ones before they are unpacked; None for Pillow's own limit.
+    """
+    return _decoded(io.BytesIO(data), label, max_pixels)
+
+
+def _decoded(source: Path | io.BytesIO, label: str, max_pixels: int | None = None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(source, formats=FORMATS) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise _RefusedError(f"{label} is {image.width}x{image.height}, wanted at most {max_pixels} pixels")
                 image.load()
-                return np.asarray(_rgb(ImageOps.exif_transpose(image), file))
+                return rgb_array(image, label)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ValueError(f"the picture {file} is too large: {error}") from error
+            raise RequestError(f"{label} is too large: {error}") from error
         except UnidentifiedImageError as error:
-            raise ValueError(f"{file} is not a picture that can be read, wanted {', '.join(FORMATS)}") from error
+            what = label.removeprefix("the picture ")
+            raise RequestError(f"{what} is not a picture that can be read, wanted {', '.join(FORMATS)}") from error
         except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, _RefusedError):
             raise
         except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
-            raise ValueError(f"the picture {file} is damaged: {error}") from error
+            raise RequestError(f"{label} is damaged: {error}") from error
+
+
+def rgb_array(image: Image.Image, label: str) -> np.ndarray:
+    """A Pillow image of any mode as (H, W, 3) uint8, turned as its EXIF orientation says.
+
+    Raises:
+        RequestError: its pixels are floating-point numbers, or integers beyond 16 bits.
+    """
+    return np.asarray(_rgb(ImageOps.exif_transpose(image), label))
 
 
 def read_mask(file: Path) -> np.ndarray:
@@ -51,15 +85,15 @@ def to_mask(pixels: np.ndarray) -> np.ndarray:
     return grey >= _WHITE_FROM
 
 
-class _RefusedError(ValueError):
+class _RefusedError(RequestError):
     """A picture that was read but is not of a kind that is taken."""
 
 
-def _rgb(image: Image.Image, file: Path) -> Image.Image:
+def _rgb(image: Image.Image, label: str) -> Image.Image:
     if image.mode == "F":
-        raise _RefusedError(f"the picture {file} has floating-point pixels, wanted 8 or 16 bits")
+        raise _RefusedError(f"{label} has floating-point pixels, wanted 8 or 16 bits")
     if image.mode.startswith("I"):  # I;16 of several byte orders, and I: 16-bit greyscale in 32 bits
-        image = _eight_bits(image, file)
+        image = _eight_bits(image, label)
     if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
@@ -68,8 +102,8 @@ def _rgb(image: Image.Image, file: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, label: str) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
-        raise _RefusedError(f"the picture {file} has levels from {levels.min()} to {levels.max()}, wanted 0 to 65535")
+        raise _RefusedError(f"{label} has levels from {levels.min()} to {levels.max()}, wanted 0 to 65535")
     return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle.manifest import SizeSpec
+from runtime.errors import RequestError
 from runtime.image.files import read_mask, read_rgb, to_mask
-from runtime.image.inpaint import FEATHER, MAX_FEATHER
-from runtime.image.resize import FITS, geometry, target_size
+from runtime.image.inpaint import FEATHER
+from runtime.image.resize import geometry, target_size
 
 STRENGTH = 0.6
 """How far a picture is taken back to noise when nothing is said; with a mask it is 1, all the way."""
@@ -68,53 +69,13 @@ class Start:
         pixels, repaint = _fitted(*_given(self.source), (self.width, self.height), self.fit)
         if (_sha256(pixels), _mask_sha256(repaint)) != (self.image_sha256, self.mask_sha256):
             files = ", ".join(self.names.values()) or "an array"
-            raise ValueError(f"the picture to start from or its mask ({files}) has changed since it was checked")
+            raise RequestError(f"the picture to start from or its mask ({files}) has changed since it was checked")
         return pixels, repaint
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the pixels are told by their hash."""
+        """Plain values for JSON; pixels are identified by SHA-256."""
         mask = {"mask_sha256": self.mask_sha256, "feather": self.feather} if self.mask_sha256 is not None else {}
         return {**self.names, "strength": self.strength, "fit": self.fit, "image_sha256": self.image_sha256, **mask}
-
-
-def check_values(strength: float | None, fit: str | None, feather: int | None) -> None:
-    """Raise ValueError if one of them is out of range; None stands for the default."""
-    if strength is not None and not 0 <= strength <= 1:
-        raise ValueError(f"strength is {strength}, wanted 0 to 1")
-    if fit is not None and fit not in FITS:
-        raise ValueError(f"fit is {fit!r}, wanted one of {', '.join(FITS)}")
-    if feather is not None and not 0 <= feather <= MAX_FEATHER:
-        raise ValueError(f"feather is {feather}, wanted 0 to {MAX_FEATHER} pixels")
-
-
-def make_source(
-    image: str | Path | np.ndarray | None,
-    strength: float | None = None,
-    fit: str | None = None,
-    mask: str | Path | np.ndarray | None = None,
-    feather: int | None = None,
-) -> Source | None:
-    """The source that options ask for; None without an image.
-
-    Strength 1 without an image is text-to-image, and is allowed.
-
-    Raises:
-        ValueError: an option needs an image or a mask that is not there, or is out of range.
-    """
-    check_values(strength, fit, feather)
-    if image is None:
-        for name, value in (
-            ("strength below 1", strength not in (None, 1)),
-            ("fit", fit),
-            ("a mask", mask is not None),
-        ):
-            if value:
-                raise ValueError(f"{name} needs an image to start from, and none is given")
-    if feather is not None and mask is None:
-        raise ValueError(f"feather {feather} needs a mask, and none is given")
-    if image is None:
-        return None
-    return Source(_path(image), strength, fit, None if mask is None else _path(mask), feather)
 
 
 def prepare(source: Source, sizes: SizeSpec, width: int | None, height: int | None) -> Start:
@@ -129,7 +90,7 @@ def prepare(source: Source, sizes: SizeSpec, width: int | None, height: int | No
     width, height = target_size(sizes, (pixels.shape[1], pixels.shape[0]), width, height, source.fit)
     fitted, repaint = _fitted(pixels, white, (width, height), source.fit)
     if repaint is not None and not repaint.any():
-        raise ValueError(f"the mask {_name(source.mask)} has no white in the result: nothing would be painted")
+        raise RequestError(f"the mask {_name(source.mask)} has no white in the result: nothing would be painted")
     strength = source.strength if source.strength is not None else STRENGTH if repaint is None else 1.0
     feather = FEATHER if source.feather is None else source.feather
     files = {"image": source.image, "mask": source.mask}
@@ -158,9 +119,9 @@ def _mask(mask: Path | np.ndarray, given: tuple[int, int]) -> np.ndarray:
     elif mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
         white = mask if mask.dtype == np.bool_ else to_mask(mask)
     else:
-        raise ValueError(f"the mask is {mask.dtype}{list(mask.shape)}, wanted (H, W) bool or uint8")
+        raise RequestError(f"the mask is {mask.dtype}{list(mask.shape)}, wanted (H, W) bool or uint8")
     if (white.shape[1], white.shape[0]) != given:
-        raise ValueError(
+        raise RequestError(
             f"the mask {_name(mask)} is {white.shape[1]}x{white.shape[0]} and the picture {given[0]}x{given[1]}, "
             "wanted the same size"
         )
@@ -169,12 +130,8 @@ def _mask(mask: Path | np.ndarray, given: tuple[int, int]) -> np.ndarray:
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ValueError(f"the picture to start from is {pixels.dtype}{list(pixels.shape)}, wanted uint8 (H, W, 3)")
+        raise RequestError(f"the picture to start from is {pixels.dtype}{list(pixels.shape)}, wanted uint8 (H, W, 3)")
     return pixels
-
-
-def _path(value: str | Path | np.ndarray) -> Path | np.ndarray:
-    return value if isinstance(value, np.ndarray) else Path(value)
 
 
 def _name(value: Path | np.ndarray | None) -> str:

@@ -9,6 +9,7 @@ kept side, where the decoded pixels differ from the picture's by no more than th
 
 import numpy as np
 
+from runtime.errors import RequestError
 from runtime.sampling.denoise import Blend
 
 FEATHER = 16
@@ -22,6 +23,27 @@ PATCH = 2
 def noised(picture: np.ndarray, noise: np.ndarray, sigma: np.float32) -> np.ndarray:
     """Latents between a picture's (1, N, C) and noise (B, N, C), float32: ``(1 - sigma) * picture + sigma * noise``."""
     return (np.float32(1.0) - sigma) * picture + sigma * noise
+
+
+def begin(
+    picture: np.ndarray, repaint: np.ndarray | None, noise: np.ndarray, sigma: np.float32, pixels_per_token: int
+) -> tuple[np.ndarray, Blend | None]:
+    """The latents (B, N, C) to start from, and what keeps a picture outside of the mask.
+
+    Args:
+        picture: its latents (1, N, C) float32.
+        repaint: mask (H, W) bool, True where it is painted anew; None for everywhere.
+        noise: (B, N, C) float32.
+        sigma: noise level of the first step.
+        pixels_per_token: on each axis.
+
+    Raises:
+        RequestError: picture and noise are of different shapes.
+    """
+    if picture.shape[1:] != noise.shape[1:]:
+        raise RequestError(f"the noise has shape {noise.shape}, wanted (B, {picture.shape[1]}, {picture.shape[2]})")
+    blend = None if repaint is None else keep_outside(repaint, picture, noise, pixels_per_token)
+    return noised(picture, noise, sigma), blend
 
 
 def keep_outside(repaint: np.ndarray, picture: np.ndarray, noise: np.ndarray, pixels_per_token: int) -> Blend:

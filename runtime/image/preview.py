@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.atomic_files import write_whole
 from runtime.bundle.manifest import PreviewSpec
+from runtime.errors import RequestError
 from runtime.image.inpaint import PATCH
 from runtime.image.png import png
 from runtime.sampling.schedule import Step
@@ -43,7 +44,7 @@ class PreviewFile:
     ) -> None:
         """Raises ValueError unless `every` is at least 1."""
         if every < 1:
-            raise ValueError(f"preview every is {every}, wanted 1 or more steps")
+            raise RequestError(f"preview every is {every}, wanted 1 or more steps")
         self.file, self.spec, self.grid, self.steps, self.every = file, spec, grid, tuple(steps), every
         self.before: np.ndarray | None = None
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from runtime.bundle.manifest import SizeSpec
+from runtime.errors import RequestError
 
 FITS = ("crop", "pad", "stretch")
 """What to do with a picture of another aspect ratio: cut off what is too much on two sides, widen it (the edge's
@@ -63,7 +64,7 @@ def target_size(
     try:
         sizes.check(width, height)
     except ValueError as error:
-        raise ValueError(
+        raise RequestError(
             f"the picture to start from is {own_width}x{own_height}, so the result would be {width}x{height}: {error}; "
             "give --width and --height, or --fit"
         ) from error
@@ -90,7 +91,7 @@ def geometry(given: tuple[int, int], wanted: tuple[int, int], fit: str | None) -
         inner = max(1, min(width, round(own_width * scale))), max(1, min(height, round(own_height * scale)))
         across, down = width - inner[0], height - inner[1]
         return Geometry(whole, *inner, ((down // 2, down - down // 2), (across // 2, across - across // 2)))
-    raise ValueError(
+    raise RequestError(
         f"the picture to start from is {own_width}x{own_height} and the result {width}x{height}, which is another "
         "aspect ratio; choose --fit crop, pad or stretch, or another size"
     )

@@ -6,9 +6,9 @@ import numpy as np
 
 from runtime.bundle.manifest import Manifest
 from runtime.constants import TILE_GRAPHS
+from runtime.errors import NonFiniteError, RequestError
 from runtime.graph import Graph
 from runtime.image.tiling import in_tiles, thumbnail
-from runtime.sampling.denoise import NonFiniteError
 
 
 def decode(graphs: Mapping[str, Graph], manifest: Manifest, latents: np.ndarray, tile: int | None) -> np.ndarray:
@@ -64,5 +64,5 @@ def _thumbnail(picture: np.ndarray, tile: int, scale: int) -> np.ndarray:
 def _graph(graphs: Mapping[str, Graph], stage: str, tile: int | None) -> Graph:
     name = stage if tile is None else TILE_GRAPHS[stage]
     if name not in graphs:
-        raise ValueError(f"the pipeline was loaded without the graph {name}, which this picture needs")
+        raise RequestError(f"the pipeline was loaded without the graph {name}, which this picture needs")
     return graphs[name]

@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from runtime.atomic_files import PendingFiles
 from runtime.layout.colours import BLACK, VISIBLE, WHITE, Colour, contrast, ink, mix, parse_colour
 from runtime.layout.fonts import Face, Font, choose_face
-from runtime.plan import Plan
 from runtime.prompt.caption import Caption, Element
 from runtime.prompt.caption_schema import BBOX_LIMIT
 
@@ -40,27 +39,26 @@ def layout_png(caption: Caption, width: int, height: int, face: Face) -> bytes:
     return buffer.getvalue()
 
 
-def write_layout(file: Path, plan: Plan, font: Path | None, overwrite: bool) -> str:
-    """Draw the caption that is a plan's prompt, at the picture's size. A file that is the same already stays.
+def write_layout(file: Path, caption: Caption, size: tuple[int, int], font: Path | None, overwrite: bool) -> str:
+    """Draw a caption at a picture's size. A file that is the same already stays.
 
     Args:
         file: PNG to write.
-        plan: of the picture.
-        font: TrueType or OpenType file; None for the font at hand that suits the caption's letters best.
+        caption: to draw.
+        size: width and height of the picture, in pixels.
+        font: TrueType or OpenType file; None for the installed font that suits the caption's letters best.
         overwrite: whether another file may be replaced.
 
     Returns:
         Letters that the font does not have.
 
     Raises:
-        CaptionError: the prompt is no caption.
         FileExistsError: the file is another one and may not be replaced.
-        OSError, ValueError: `font` is no font.
+        OSError, RequestError: `font` is not a font.
     """
-    caption = Caption.parse(plan.prompt)
     words = (caption.background, *(f"{element.desc}{element.text or ''}" for element in caption.elements))
     face = choose_face("".join(words), font)
-    drawn = layout_png(caption, plan.width, plan.height, face)
+    drawn = layout_png(caption, *size, face)
     if not file.is_file() or file.read_bytes() != drawn:
         with PendingFiles([file], overwrite) as pending:
             pending.commit([drawn])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from runtime.errors import RequestError
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial.ttf", "Arial Unicode.ttf")
@@ -54,7 +56,7 @@ def _load(file: str | None, size: int) -> Font:
     try:
         return ImageFont.truetype(file, size)
     except OSError as error:
-        raise ValueError(f"{file} is not a font that FreeType reads: {error}") from error
+        raise RequestError(f"{file} is not a font that FreeType reads: {error}") from error
 
 
 def _is_installed(name: str) -> bool:

@@ -9,9 +9,10 @@ as they are. That is how the original code writes what it feeds to the model (``
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
+from runtime.errors import RequestError
 from runtime.prompt.caption_schema import ART_KEYS, ELEMENT_KEYS, PHOTO_KEYS, defects, shown
 
 CHECKS = ("error", "warn", "off")
@@ -20,7 +21,7 @@ _LISTED = 10
 _ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u(?!00[0-7])[0-9a-fA-F]{4}")
 
 
-class CaptionError(ValueError):
+class CaptionError(RequestError):
     """A caption is not in order."""
 
     def __init__(self, found: Sequence[str], hint: str = "") -> None:
@@ -66,9 +67,11 @@ class Caption:
     style: Style | None = None
     high_level_description: str | None = None
     """One or two sentences; recommended."""
+    checked: InitVar[bool] = False
+    """Whether what the caption is made of has been checked already."""
 
-    def __post_init__(self) -> None:
-        if found := list(defects(self.to_dict())):
+    def __post_init__(self, checked: bool) -> None:
+        if not checked and (found := list(defects(self.to_dict()))):
             raise CaptionError(found)
 
     @classmethod
@@ -81,12 +84,18 @@ class Caption:
         """A caption from a JSON value; CaptionError lists all that is wrong with it."""
         if found := list(defects(value)):
             raise CaptionError(found)
+        return cls.from_checked(value)
+
+    @classmethod
+    def from_checked(cls, value: Any) -> "Caption":
+        """A caption from a JSON value in which `runtime.prompt.caption_schema.defects` has found nothing."""
         style, composition = value.get("style_description"), value["compositional_deconstruction"]
         return cls(
             composition["background"],
             tuple(Element(**_frozen(element)) for element in composition["elements"]),
             None if style is None else Style(**_frozen(style)),
             value.get("high_level_description"),
+            checked=True,
         )
 
     @classmethod
@@ -97,7 +106,7 @@ class Caption:
             ValueError: the text is empty or blank.
         """
         if not text.strip():
-            raise ValueError("the prompt is empty, wanted some text")
+            raise RequestError("the prompt is empty, wanted some text")
         return cls("", (Element("obj", text),), high_level_description=text)
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,12 +156,17 @@ def prompt_defects(prompt: str) -> list[str]:
     if not looks_like_json(prompt):
         return []
     try:
-        found = list(defects(read_json(prompt)))
+        value = read_json(prompt)
     except CaptionError as error:
         return list(error.defects)
+    return [*defects(value), *escapes(prompt)]
+
+
+def escapes(prompt: str) -> list[str]:
+    """The defect of a JSON prompt that writes letters as escapes, which the model has not seen; else nothing."""
     if prompt.isascii() and (escape := _ESCAPE.search(prompt)):
-        found.append(f"it writes letters as escapes ({escape.group()[-6:]}), wanted the letters (ensure_ascii=False)")
-    return found
+        return [f"it writes letters as escapes ({escape.group()[-6:]}), wanted the letters (ensure_ascii=False)"]
+    return []
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

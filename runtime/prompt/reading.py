@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.prompt.caption import Caption, CaptionError, looks_like_json, one_line, prompt_defects, read_json
+from runtime.errors import RequestError
+from runtime.prompt.caption import Caption, CaptionError, escapes, looks_like_json, one_line, read_json
 from runtime.prompt.caption_schema import defects
 
 STANDARD_INPUT = "-"
@@ -23,12 +24,22 @@ def read_text(name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"the file {name} is not UTF-8 text: byte {error.start} is invalid") from error
+        raise RequestError(f"the file {name} is not UTF-8 text: byte {error.start} is invalid") from error
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt that was read."""
+
+    text: str
+    """What the model gets."""
+    caption: Caption | None = None
+    """The caption that it is, where it was checked and is in order."""
 
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Reads prompts and captions by one set of rules."""
+    """Reads prompts and captions by one set of rules; each caption is parsed and checked once."""
 
     check: str
     """One of `runtime.prompt.caption.CHECKS`: what becomes of a caption that is not in order."""
@@ -37,26 +48,36 @@ class PromptReader:
     warn: Callable[[str], None]
     """Called with each warning."""
 
-    def prompt(self, text: str) -> str:
+    def prompt(self, text: str) -> ReadPrompt:
         """A prompt as it is written. JSON is checked; plain text may be wrapped.
 
         Raises:
             CaptionError: it starts like JSON, is not a caption in order, and that is an error.
-            ValueError: it is to be wrapped and is blank.
+            RequestError: it is to be wrapped and is blank.
         """
         if not looks_like_json(text):
-            return str(Caption.wrap(text)) if self.wrap else text
-        if self.check != "off":
-            self._judge(prompt_defects(text), "; --check-caption off takes any text")
-        return text
+            wrapped = Caption.wrap(text) if self.wrap else None
+            return ReadPrompt(text if wrapped is None else str(wrapped), wrapped)
+        if self.check == "off":
+            return ReadPrompt(text)
+        hint = "; --check-caption off takes any text"
+        try:
+            value = read_json(text)
+        except CaptionError as error:
+            self._judge(error.defects, hint)
+            return ReadPrompt(text)
+        found = list(defects(value))
+        self._judge([*found, *escapes(text)], hint)
+        return ReadPrompt(text, None if found else Caption.from_checked(value))
 
-    def caption(self, value: Any) -> str:
+    def caption(self, value: Any) -> ReadPrompt:
         """A caption from a JSON value, on one line; CaptionError when it is not in order and that is an error."""
-        if self.check != "off":
-            self._judge(list(defects(value)), "")
-        return one_line(value)
+        found = list(defects(value)) if self.check != "off" else []
+        self._judge(found, "")
+        sound = self.check != "off" and not found
+        return ReadPrompt(one_line(value), Caption.from_checked(value) if sound else None)
 
-    def caption_text(self, text: str) -> str:
+    def caption_text(self, text: str) -> ReadPrompt:
         """A caption from JSON text, on one line; CaptionError also when the text is not JSON."""
         return self.caption(read_json(text))
 

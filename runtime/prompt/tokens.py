@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.bundle.manifest import BundleError, PromptSpec
+from runtime.bundle.manifest import PromptSpec
+from runtime.errors import BundleError, RequestError
 
 
 class PromptEncoder:
@@ -31,13 +32,13 @@ class PromptEncoder:
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"the prompt is not valid UTF-8 at character {error.start}") from error
+            raise RequestError(f"the prompt is not valid UTF-8 at character {error.start}") from error
         if not prompt.strip():
-            raise ValueError("the prompt is empty, wanted some text")
+            raise RequestError("the prompt is empty, wanted some text")
         text = self.spec.prefix + prompt + self.spec.suffix
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) > self.spec.max_tokens:
-            raise ValueError(
+            raise RequestError(
                 f"the prompt has {len(ids)} tokens (the chat template's included), "
                 f"wanted at most {self.spec.max_tokens}"
             )

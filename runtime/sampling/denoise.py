@@ -5,16 +5,13 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from runtime.errors import NonFiniteError, RequestError
 from runtime.sampling.schedule import Step
 
 Velocity = Callable[[np.ndarray, np.float32], np.ndarray]
 """(latents (B, N, C) float32, time t) -> velocity (B, N, C) float32, pointing from noise to picture."""
 Blend = Callable[[np.ndarray, np.float32], np.ndarray]
 """(latents (B, N, C) float32 after a step, the sigma it ended at) -> the latents to go on with."""
-
-
-class NonFiniteError(RuntimeError):
-    """A graph gave NaN or infinity."""
 
 
 def denoise(
@@ -44,7 +41,7 @@ def denoise(
         NonFiniteError: a velocity holds NaN or infinity; the message names the step and the pass.
     """
     if unconditional is None and any(step.guidance != 1 for step in steps):
-        raise ValueError("guidance other than 1 needs an unconditional velocity, and there is none")
+        raise RequestError("guidance other than 1 needs an unconditional velocity, and there is none")
     one = np.float32(1.0)
     free: np.ndarray | None = None
     for index, step in enumerate(steps):
@@ -56,7 +53,7 @@ def denoise(
             free = _finite(new, "unconditional", where)
         if step.guidance != 1:
             if free is None:
-                raise ValueError(f"the first guided step cannot reuse an unconditional velocity, {where}")
+                raise RequestError(f"the first guided step cannot reuse an unconditional velocity, {where}")
             velocity = step.guidance * velocity + (one - step.guidance) * free
         latents = latents + step.dt * velocity
         if not np.isfinite(latents).all():

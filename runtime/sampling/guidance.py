@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runtime.errors import RequestError
 from runtime.sampling.schedule import MAX_STEPS, Step
 
 
@@ -29,11 +30,11 @@ class UnconditionalPasses:
     def __post_init__(self) -> None:
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
             low, high = self.interval
-            raise ValueError(
-                f"guidance interval is {low:g}:{high:g}, wanted two times from 0 to 1, the lower one first"
+            raise RequestError(
+                f"guidance_interval is {low:g}:{high:g}, wanted two times from 0 to 1, the lower one first"
             )
         if not 1 <= self.every <= MAX_STEPS:
-            raise ValueError(f"uncond every is {self.every}, wanted 1 to {MAX_STEPS} steps")
+            raise RequestError(f"uncond_every is {self.every}, wanted 1 to {MAX_STEPS} steps")
 
 
 EVERY_STEP = UnconditionalPasses()
@@ -43,9 +44,10 @@ def parse_interval(text: str) -> tuple[float, float]:
     """Read ``A:B``; ValueError if it is not of this form."""
     match = re.fullmatch(r"\s*([-+0-9.eE]+)\s*:\s*([-+0-9.eE]+)\s*", text)
     try:
-        return float(match[1]), float(match[2])  # type: ignore[index]
-    except (TypeError, ValueError):
-        raise ValueError(f"guidance interval is {text!r}, wanted A:B, as in 0.1:0.8") from None
+        low, high = match.groups() if match else ("", "")
+        return float(low), float(high)
+    except ValueError:
+        raise RequestError(f"guidance_interval is {text!r}, wanted A:B, as in 0.1:0.8") from None
 
 
 def thin_out(steps: Sequence[Step], passes: UnconditionalPasses) -> tuple[Step, ...]:

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from runtime.errors import RequestError
+
 SEED_LIMIT = 2**64
 """PyTorch takes seeds below this number and uses their low 32 bits for the CPU generator."""
 
@@ -25,10 +27,10 @@ def randn(shape: tuple[int, ...], seed: int) -> np.ndarray:
             the tail in another order; latents, with their 128 channels, never need it).
     """
     if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"seed is {seed}, wanted an integer from 0 to 2**64 - 1")
+        raise RequestError(f"seed is {seed}, wanted an integer from 0 to 2**64 - 1")
     count = math.prod(shape)
     if count % _BLOCK:
-        raise ValueError(f"noise of shape {shape} has {count} values, wanted a multiple of {_BLOCK}")
+        raise RequestError(f"noise of shape {shape} has {count} values, wanted a multiple of {_BLOCK}")
     words = np.random.RandomState(seed & 0xFFFFFFFF).randint(0, 2**32, size=count, dtype=np.uint32)
     uniform = (words & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
     first, last = uniform.reshape(-1, 2, _BLOCK // 2).transpose(1, 0, 2)

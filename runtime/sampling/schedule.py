@@ -15,6 +15,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from runtime.errors import RequestError
+
 _T_MIN = 1.0 / (1.0 + math.exp(0.5 * 18.0))
 _T_MAX = 1.0 / (1.0 + math.exp(0.5 * -15.0))
 _BASE_PIXELS = 512 * 512
@@ -22,6 +24,26 @@ _TIMESTEP_SCALE = np.float32(1000.0)
 MAX_STEPS = 1000
 _LARGEST = 1e4
 """Bound on guidance, mu and std: far beyond any use, and far from where float32 or exp overflow."""
+
+
+def check_steps(steps: int) -> None:
+    """Raise RequestError unless a schedule can have so many steps."""
+    if not 1 <= steps <= MAX_STEPS:
+        raise RequestError(f"the number of steps is {steps}, wanted 1 to {MAX_STEPS}")
+
+
+def check_number(name: str, value: float) -> None:
+    """Raise RequestError unless ``guidance``, ``mu`` or ``std`` may have this value."""
+    if not abs(value) <= _LARGEST:
+        raise RequestError(f"{name} is {value}, wanted a number of at most {_LARGEST:g}")
+    if name == "std" and value <= 0:
+        raise RequestError(f"std is {value}, wanted a number above 0")
+
+
+def check_preset(name: str) -> None:
+    """Raise RequestError unless there is such a preset."""
+    if name not in PRESETS:
+        raise RequestError(f"preset is {name!r}, wanted one of {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)
@@ -38,13 +60,9 @@ class Sampling:
     """Name of the preset that this equals, None when any of its values was given by hand."""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.guidance) <= MAX_STEPS:
-            raise ValueError(f"the number of steps is {len(self.guidance)}, wanted 1 to {MAX_STEPS}")
+        check_steps(len(self.guidance))
         for name, value in (("std", self.std), ("mu", self.mu), *(("guidance", g) for g in self.guidance)):
-            if not abs(value) <= _LARGEST:
-                raise ValueError(f"{name} is {value}, wanted a number of at most {_LARGEST:g}")
-        if self.std <= 0:
-            raise ValueError(f"std is {self.std}, wanted a number above 0")
+            check_number(name, value)
 
 
 @dataclass(frozen=True)
@@ -83,12 +101,12 @@ def parse_guidance(text: str) -> tuple[float, ...]:
     for entry in text.split(","):
         match = re.fullmatch(r"\s*([-+0-9.eE]+)\s*(?:x\s*([0-9]{1,4}))?\s*", entry)
         try:
-            weight, count = float(match[1]), int(match[2] or 1)  # type: ignore[index]
-        except (TypeError, ValueError):
-            raise ValueError(
+            weight, count = match.groups() if match else ("", None)
+            schedule += [float(weight)] * int(count or 1)
+        except ValueError:
+            raise RequestError(
                 f"guidance schedule {text!r} has the entry {entry!r}, wanted WEIGHT or WEIGHTxCOUNT, as in 7x45,3x3"
             ) from None
-        schedule += [weight] * count
     return tuple(schedule)
 
 
@@ -122,22 +140,21 @@ def sampling(
             another length than the steps.
     """
     if preset is not None and steps is not None:
-        raise ValueError(f"preset {preset} fixes the number of steps; give either a preset or {steps} steps")
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}, wanted one of {', '.join(PRESETS)}")
+        raise RequestError(f"preset {preset} fixes the number of steps; give either a preset or {steps} steps")
+    if preset is not None:
+        check_preset(preset)
     if preset is not None:
         base = PRESETS[preset]
     elif steps is not None:
-        if not 1 <= steps <= MAX_STEPS:
-            raise ValueError(f"the number of steps is {steps}, wanted 1 to {MAX_STEPS}")
+        check_steps(steps)
         base = Sampling((DEFAULT_GUIDANCE,) * steps, DEFAULT_MU, DEFAULT_STD)
     else:
-        raise ValueError("neither a preset nor a number of steps is given")
+        raise RequestError("neither a preset nor a number of steps is given")
     if guidance is None and mu is None and std is None:
         return base
     count = len(base.guidance)
     if isinstance(guidance, tuple) and len(guidance) != count:
-        raise ValueError(f"the guidance schedule has {len(guidance)} entries, wanted one for each of {count} steps")
+        raise RequestError(f"the guidance schedule has {len(guidance)} entries, wanted one for each of {count} steps")
     if guidance is None:
         weights = base.guidance
     else:

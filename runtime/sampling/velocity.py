@@ -1,10 +1,12 @@
 """A transformer's graph as the velocity that the Euler steps ask for."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
 from runtime.bundle.manifest import Manifest
+from runtime.constants import NEGATIVE_GRAPH
 from runtime.graph import Graph
 from runtime.sampling.denoise import Velocity
 from runtime.sampling.rope import image_positions, rope_tables, text_positions
@@ -28,6 +30,29 @@ def bind(graph: Graph, manifest: Manifest, grid: tuple[int, int], text: np.ndarr
     for array in feeds.values():
         array.setflags(write=False)  # tells the graph that it may keep them on its device
     return partial(_run, graph, manifest.timestep_dtype, feeds)
+
+
+def second_pass(
+    graphs: Mapping[str, Graph], unconditional: str, text: np.ndarray, negative: np.ndarray | None
+) -> tuple[str | None, np.ndarray | None]:
+    """The graph of guidance's second velocity and its text features (1, T, E); None where there is none.
+
+    Args:
+        graphs: that are loaded.
+        unconditional: as in `runtime.plan.Plan.unconditional`.
+        text: (1, T, E) float32, features of the prompt.
+        negative: (1, T', E) float32, features of the negative prompt.
+    """
+    if negative is not None:
+        return NEGATIVE_GRAPH if NEGATIVE_GRAPH in graphs else "dit_cond", negative
+    if unconditional == "conditional":
+        return "dit_cond", text[:, :0]
+    return "dit_uncond" if unconditional == "graph" and "dit_uncond" in graphs else None, None
+
+
+def repeated(text: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Text features (1, T, E) for a batch; None stays None."""
+    return None if text is None else np.repeat(text, count, axis=0)
 
 
 def _run(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from runtime.errors import BackendError
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -25,15 +27,15 @@ class Gpu:
     total: int
 
 
-class MissingCudaError(RuntimeError):
+class MissingCudaError(BackendError):
     """cuda-bindings is not installed or cannot be loaded."""
 
 
-class NoGpuError(RuntimeError):
+class NoGpuError(BackendError):
     """There is no GPU that CUDA can use."""
 
 
-class CudaError(RuntimeError):
+class CudaError(BackendError):
     """A call of CUDA failed."""
 
 

@@ -7,7 +7,8 @@ them with the package.
 from pathlib import Path
 from typing import Any, Protocol
 
-from runtime.bundle.manifest import BundleError, EngineSpec
+from runtime.bundle.manifest import EngineSpec
+from runtime.errors import BackendError, BundleError
 from runtime.tensorrt.buffers import Arena
 from runtime.tensorrt.cuda import Device
 from runtime.tensorrt.cuda_graphs import Captures
@@ -117,7 +118,7 @@ class Engine:
                 if not context.set_input_shape(name, shape):
                     raise self.package.failure(f"taking {name} of the shape {list(shape)} for {self.name}")
             if missing := context.infer_shapes():
-                raise RuntimeError(f"{self.name} lacks the shapes of {', '.join(missing)}")
+                raise BackendError(f"{self.name} lacks the shapes of {', '.join(missing)}")
             # 0 is an error or nothing needed; the engine knows what suffices for every shape.
             self.scratch = context.update_device_memory_size_for_shapes() or engine.device_memory_size_v2
             self.arena_place = None
@@ -202,4 +203,4 @@ class Engine:
 
     def _check_read(self, reader: Any) -> None:
         if reader.problem is not None:
-            raise RuntimeError(f"reading the plan {self.plan} failed: {reader.problem}") from reader.problem
+            raise BackendError(f"reading the plan {self.plan} failed: {reader.problem}") from reader.problem

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.bundle.manifest import BundleError
+from runtime.errors import BackendError, BundleError
 
 TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 CHUNK = 64 << 20
 """Bytes that are read from a plan at a time: what a load needs in host memory."""
 
 
-class MissingPackageError(RuntimeError):
+class MissingPackageError(BackendError):
     """A backend's package is not installed or cannot be loaded."""
 
 
@@ -53,11 +53,11 @@ class TensorRT:
     def rtx(self) -> bool:
         return self.backend == "rtx"
 
-    def failure(self, action: str) -> RuntimeError:
+    def failure(self, action: str) -> BackendError:
         """An error with TensorRT's own last error message."""
         said = self.log.last_error or "it gave no reason"
         self.log.last_error = ""
-        return RuntimeError(f"{self.title} failed {action}: {said}")
+        return BackendError(f"{self.title} failed {action}: {said}")
 
     def open_plan(self, file: Path) -> Any:
         """An IStreamReaderV2 that reads a plan; its `problem` is what the file system said, its `file` to be closed."""

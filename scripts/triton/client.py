@@ -22,9 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.atomic_files import PendingFiles
+from runtime.cli.request_options import add_request_options, given_fields
 from runtime.console import guard
 from runtime.image.png import numbered
-from runtime.sampling.schedule import parse_guidance
+from runtime.request import Request
 from serving.tensors import INPUTS, NUMPY_TYPES, PNG, PNG_BASE64, PNG_PARAMETER, STEP, STEPS
 
 PROGRAM = "scripts.triton.client"
@@ -53,22 +54,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--prompt", required=True, metavar="TEXT", help="plain text or an Ideogram 4 JSON caption")
-    add("--guidance", type=parse_guidance, metavar="SPEC", help="one weight, or one for each step, such as 7x45,3x3")
-    for name, kind in (("preset", str), ("unconditional", str), ("mu", float), ("std", float)):
-        add(f"--{name}", type=kind, metavar="X", help=f"as {name} of trt-generate")
-    for name in ("seed", "steps", "width", "height"):
-        add(f"--{name}", type=int, metavar="N", help=f"as {name} of trt-generate")
-    add("--num-images", type=int, default=1, metavar="N", help="pictures for the prompt (default: %(default)s)")
+    add_request_options(parser)
     return parser
 
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say."""
-    inputs = {spec.name: getattr(args, spec.name) for spec in INPUTS if getattr(args, spec.name) is not None}
+    request = Request(args.prompt, **given_fields(args))
+    inputs = {name: _sent(getattr(request, name)) for name in ("prompt", *given_fields(args))}
     url = args.url or f"127.0.0.1:{PORTS[args.protocol]}"
-    if args.num_images < 1:
-        raise ValueError(f"--num-images is {args.num_images}, wanted at least 1")
-    files = numbered(args.output, args.num_images)
+    files = numbered(args.output, request.num_images)
     with PendingFiles(files, args.overwrite) as pending:
         if args.stream:
             ask = {"http": stream_http, "grpc": stream_grpc}[args.protocol]
@@ -78,6 +73,11 @@ def generate(args: argparse.Namespace) -> None:
             pngs = infer(args.protocol, url, args.model, inputs, args.timeout)
         pending.commit(pngs)
     print(f"wrote {', '.join(map(str, files))}", file=sys.stderr)
+
+
+def _sent(value: Any) -> Any:
+    """A field's value as a request holds it: pictures are sent as the files that they are."""
+    return value.read_bytes() if isinstance(value, Path) else value
 
 
 def advance(bar: tqdm, done: int, total: int) -> None:
@@ -166,7 +166,7 @@ def infer_inputs(client: Any, inputs: dict[str, Any]) -> list[Any]:
         spec = next(spec for spec in INPUTS if spec.name == name)
         rows = [row if isinstance(row, tuple) else (row,) for row in (value if isinstance(value, list) else [value])]
         if spec.type == "TYPE_STRING":
-            rows = [tuple(text.encode("utf-8", "surrogateescape") for text in row) for row in rows]
+            rows = [tuple(map(_bytes, row)) for row in rows]
         try:
             with np.errstate(over="ignore"):  # becomes infinity, which the server refuses
                 array = np.array(rows, NUMPY_TYPES[spec.type])
@@ -176,6 +176,10 @@ def infer_inputs(client: Any, inputs: dict[str, Any]) -> list[Any]:
         made.append(client.InferInput(name, array.shape, kind))
         made[-1].set_data_from_numpy(array)
     return made
+
+
+def _bytes(value: str | bytes | int) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
 
 
 def triton(protocol: str) -> tuple[Any, type[Exception]]:

@@ -11,8 +11,8 @@ from calibration.points import SCALED, point_of, tensor_names
 from calibration.record import calibrate, record
 from calibration.reference import manifest_of, torch_pipeline
 from model.checkpoint.fingerprint import fingerprint
+from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
-from runtime.sampling.denoise import NonFiniteError
 from runtime.sampling.schedule import PRESETS
 
 SIZE = {"width": 256, "height": 256}

@@ -15,10 +15,9 @@ from PIL import Image
 from support.processes import ROOT, shell_code, start
 
 from runtime import Pipeline
-from runtime.bundle.manifest import BundleError
 from runtime.cli.main import main
+from runtime.errors import BundleError, NonFiniteError
 from runtime.image.png import read_settings
-from runtime.sampling.denoise import NonFiniteError
 from runtime.sampling.noise import randn
 from runtime.sampling.schedule import PRESETS, schedule
 

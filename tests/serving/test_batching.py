@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runtime import Pipeline
+from runtime.errors import NonFiniteError
 from runtime.plan import make_plan
-from runtime.sampling.denoise import NonFiniteError
 from serving.batching import Cancelled, Row, grouped, make_pictures
 from serving.requests import Ask
 from serving.service import Engine, EngineFailedError

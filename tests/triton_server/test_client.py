@@ -24,7 +24,7 @@ def wanted(demo_bundle, tmp_path_factory):
 @pytest.mark.parametrize(("protocol", "stream"), WAYS, ids=str)
 def test_files_equal_those_of_trt_generate(server, wanted, tmp_path, capsys, protocol, stream):
     arguments = ["--protocol", protocol, "--url", getattr(server, protocol), *stream]
-    assert main([*arguments, *SETTINGS, "--guidance", "7x2,3", "--output", str(tmp_path / "b.png")]) == 0
+    assert main([*arguments, *SETTINGS, "--guidance-schedule", "7x2,3", "--output", str(tmp_path / "b.png")]) == 0
     assert main([*arguments, *SETTINGS, "--output", str(tmp_path / "a.png")]) == 0
     assert [(tmp_path / f"a-{index}.png").read_bytes() for index in range(2)] == wanted
     assert (tmp_path / "b-0.png").read_bytes() != wanted[0]
@@ -50,8 +50,8 @@ def test_errors_are_one_line_and_leave_nothing(server, tmp_path, capsys, protoco
 
 def test_errors_without_a_server(tmp_path, capsys):
     output = tmp_path / "a.png"
-    assert main(["--prompt", "x", "--seed", str(2**70), "--output", str(output)]) == 1
-    assert f"seed is {2**70}, wanted a number of type INT64" in capsys.readouterr().err
+    assert main(["--prompt", "x", "--seed", str(2**63), "--output", str(output)]) == 1
+    assert f"seed is {2**63}, wanted a number of type INT64" in capsys.readouterr().err
     output.write_bytes(b"mine")
     assert main(["--prompt", "x", "--output", str(output)]) == 1
     assert "exists; choose another --output or add --overwrite" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.lora import with_loras
 from runtime import Pipeline
 from runtime.bundle.integrity import sha256
-from runtime.bundle.manifest import BundleError, LoraSpec, read_manifest
+from runtime.bundle.manifest import LoraSpec, read_manifest
+from runtime.errors import BundleError
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from runtime.bundle.manifest import (
-    BundleError,
     EngineSet,
     EngineSpec,
     FileSpec,
@@ -21,6 +20,7 @@ from runtime.bundle.manifest import (
     TensorSpec,
     read_manifest,
 )
+from runtime.errors import BundleError
 
 MANIFEST = Manifest(
     name="tiny",

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from support.caption_examples import POSTER, POSTER_LINE
 
 from runtime.cli.jobs import Job
-from runtime.cli.options import build_parser
-from runtime.cli.prompt_file import OPTIONS, job_of_line, jsonl_folder, numbered_line, read_lines
+from runtime.cli.prompt_file import job_of_line, jsonl_folder, numbered_line, read_lines
 from runtime.prompt.caption import Caption
 from runtime.prompt.reading import PromptReader
+from runtime.request import Request
 
-DEFAULTS = Job("", Path("out/a.png"), width=512, steps=4, guidance=5.0, seed=9)
+REQUEST = Request("", width=512, steps=4, guidance=5.0, seed=9)
+DEFAULTS = Job(REQUEST, Path("out/a.png"))
 READER = PromptReader("error", False, lambda text: None)
 
 
@@ -52,12 +53,12 @@ def test_kinds_of_files():
 
 
 def test_a_line_of_text_has_the_commands_options():
-    wanted = Job("a cat", Path("out/a-0003.png"), "p:3", width=512, steps=4, guidance=5.0, seed=9)
+    wanted = Job(replace(REQUEST, prompt="a cat"), Path("out/a-0003.png"), "p:3")
     assert job("a cat", jsonl=False) == wanted
     assert job('{"prompt": "a cat"}') == wanted
-    assert job(POSTER_LINE, jsonl=False).prompt == POSTER_LINE
+    assert job(POSTER_LINE, jsonl=False).request.prompt == POSTER_LINE
     wrapping = PromptReader("error", True, lambda text: None)
-    assert job("a cat", jsonl=False, reader=wrapping).prompt == str(Caption.wrap("a cat"))
+    assert job("a cat", jsonl=False, reader=wrapping).request.prompt == str(Caption.wrap("a cat"))
 
 
 def test_a_line_overrides_them():
@@ -65,37 +66,35 @@ def test_a_line_overrides_them():
         '{"prompt": "x", "output": "b.png", "layout": "plan.png", "width": 256, "height": 272, "steps": 2, "mu": 1, '
         '"guidance": [7, 3.5], "std": 2.5, "seed": 1, "num_images": 2, "unconditional": "conditional"}'
     )
-    assert job(line) == Job(
+    request = Request(
         "x",
-        Path("out/b.png"),
-        "p:3",
-        Path("out/plan.png"),
-        256,
-        272,
-        None,
-        2,
-        (7.0, 3.5),
-        1.0,
-        2.5,
-        1,
-        2,
-        "conditional",
+        width=256,
+        height=272,
+        steps=2,
+        guidance=(7.0, 3.5),
+        mu=1.0,
+        std=2.5,
+        seed=1,
+        num_images=2,
+        unconditional="conditional",
     )
+    assert job(line) == Job(request, Path("out/b.png"), "p:3", Path("out/plan.png"))
 
 
 def test_a_line_names_a_picture_beside_its_file():
-    made = job('{"prompt": "x", "image": "a.png", "mask": "/m.png", "strength": 1, "fit": "crop", "mask_feather": 3}')
+    line = '{"prompt": "x", "image": "a.png", "mask": "/m.png", "strength": 1, "fit": "crop", "mask_feather": 3}'
+    made = job(line).request
     assert (made.image, made.mask) == (Path("in/a.png"), Path("/m.png"))
     assert (made.strength, made.fit, made.mask_feather) == (1.0, "crop", 3)
-    defaults = replace(DEFAULTS, image=Path("b.png"), strength=0.3)
-    made = job('{"prompt": "x", "fit": "pad"}', defaults=defaults)
+    defaults = replace(DEFAULTS, request=replace(REQUEST, image=Path("b.png"), strength=0.3))
+    made = job('{"prompt": "x", "fit": "pad"}', defaults=defaults).request
     assert (made.image, made.strength, made.fit, made.mask) == (Path("b.png"), 0.3, "pad", None)
 
 
 def test_a_caption_in_a_line_is_put_in_one_line():
     spaced = POSTER_LINE.replace(",", " , ").replace(":", " : ").replace("# ", "#")
-    assert Caption.parse(job(f'{{"caption" : {spaced} }}').prompt) == Caption.parse(spaced)
-    assert job(f'{{"caption": {POSTER_LINE}}}').prompt == str(POSTER)
+    assert Caption.parse(job(f'{{"caption" : {spaced} }}').request.prompt) == Caption.parse(spaced)
+    assert job(f'{{"caption": {POSTER_LINE}}}').request.prompt == str(POSTER)
 
 
 @pytest.mark.parametrize(
@@ -108,18 +107,13 @@ def test_a_caption_in_a_line_is_put_in_one_line():
     ],
 )
 def test_preset_and_steps_take_each_others_place(line, preset, steps):
-    made = job(line)
+    made = job(line).request
     assert (made.preset, made.steps) == (preset, steps)
 
 
 @pytest.mark.parametrize(("text", "weights"), [("7", 7.0), ('"7x2,3"', (7.0, 7.0, 3.0)), ("[1, 2.5]", (1.0, 2.5))])
 def test_guidance_of_a_line(text, weights):
-    assert job(f'{{"prompt": "x", "guidance": {text}}}').guidance == weights
-
-
-def test_every_option_of_a_line_is_one_of_the_command():
-    known = vars(build_parser().parse_args(["--prompt", "x"]))
-    assert set(OPTIONS) <= set(known) and set(OPTIONS) <= set(Job.__dataclass_fields__)
+    assert job(f'{{"prompt": "x", "guidance": {text}}}').request.guidance == weights
 
 
 @given(st.integers(1, 10**6), st.sampled_from(["a.png", "dir/b.c.png", "noend"]))
@@ -161,7 +155,7 @@ def test_numbered_names_sort_and_stay_in_their_folder(number, name):
         ('{"prompt": "x", "strength": 1.5}', "strength is 1.5, wanted 0 to 1"),
         ('{"prompt": "x", "fit": "zoom"}', "fit is 'zoom', wanted one of crop, pad, stretch"),
         ('{"prompt": "x", "mask_feather": 0.5}', "mask_feather is 0.5, wanted an integer"),
-        ('{"prompt": "x", "mask_feather": 300}', "feather is 300, wanted 0 to 256 pixels"),
+        ('{"prompt": "x", "mask_feather": 300}', "mask_feather is 300, wanted 0 to 256 pixels"),
     ],
 )
 def test_refused_lines(line, message):

@@ -10,10 +10,11 @@ from PIL import Image
 
 from runtime import Pipeline
 from runtime.cli.main import main
-from runtime.image.init_image import make_source
+from runtime.errors import NonFiniteError
 from runtime.image.inpaint import keep_outside, latent_mask, noised, paste, ramp
 from runtime.image.png import read_settings
-from runtime.sampling.denoise import NonFiniteError, denoise
+from runtime.plan import make_plan
+from runtime.sampling.denoise import denoise
 from runtime.sampling.schedule import PRESETS, Sampling, schedule
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "diffsynth.json").read_text())
@@ -143,7 +144,7 @@ def test_strength_one_without_a_picture_is_text_to_image(pipeline):
 def test_inpainting_keeps_the_rest(pipeline, picture):
     mask = np.zeros((256, 320), bool)
     mask[64:160, 96:200] = True
-    made = pipeline.generate("x", image=picture, mask=mask, feather=16, num_images=2, **FAST)
+    made = pipeline.generate("x", image=picture, mask=mask, mask_feather=16, num_images=2, **FAST)
     outside = np.ones_like(mask)
     outside[48:176, 80:216] = False
     for image in made.images:
@@ -188,18 +189,18 @@ def test_pipeline_without_the_encoder(demo_bundle, picture):
         ({"strength": 0.5}, "strength below 1 needs an image"),
         ({"fit": "crop"}, "fit needs an image"),
         ({"mask": np.ones((2, 2), bool)}, "a mask needs an image"),
-        ({"feather": 3}, "feather 3 needs a mask"),
+        ({"mask_feather": 3}, "mask_feather 3 needs a mask"),
         ({"image": "x.png", "strength": 1.5}, "strength is 1.5, wanted 0 to 1"),
         ({"image": "x.png", "strength": -0.1}, "strength is -0.1, wanted 0 to 1"),
         ({"image": "x.png", "strength": float("nan")}, "strength is nan, wanted 0 to 1"),
         ({"image": "x.png", "fit": "squeeze"}, "fit is 'squeeze', wanted one of crop, pad, stretch"),
-        ({"image": "x.png", "mask": "m.png", "feather": 257}, "feather is 257, wanted 0 to 256 pixels"),
-        ({"image": "x.png", "mask": "m.png", "feather": -1}, "feather is -1, wanted 0 to 256 pixels"),
+        ({"image": "x.png", "mask": "m.png", "mask_feather": 257}, "mask_feather is 257, wanted 0 to 256 pixels"),
+        ({"image": "x.png", "mask": "m.png", "mask_feather": -1}, "mask_feather is -1, wanted 0 to 256 pixels"),
     ],
 )
-def test_options_that_do_not_go_together(arguments, message):
+def test_options_that_do_not_go_together(pipeline, arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_source(**{"image": None, **arguments})
+        make_plan(pipeline.manifest, pipeline.prompt, "x", **arguments)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runtime import Pipeline
+from runtime.errors import NonFiniteError
 from runtime.prompt.feature_cache import FeatureCache
-from runtime.sampling.denoise import NonFiniteError
 
 
 class Encoder:

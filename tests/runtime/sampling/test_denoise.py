@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.sampling.denoise import NonFiniteError, denoise
+from runtime.errors import NonFiniteError
+from runtime.sampling.denoise import denoise
 from runtime.sampling.schedule import PRESETS, Sampling, schedule
 
 STEPS = schedule(PRESETS["V4_TURBO_12"], 256, 256)

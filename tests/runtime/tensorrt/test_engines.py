@@ -14,7 +14,7 @@ from support.fake_cuda import FakeCudart, cudaError_t
 from support.fake_tensorrt import CudaGraphStrategy, EngineValidity, FakeTensorRT
 
 from runtime.backend.machine import look
-from runtime.bundle.manifest import BundleError
+from runtime.errors import BundleError
 from runtime.tensorrt import cuda, engines
 from runtime.tensorrt import package as trt
 from runtime.tensorrt.cuda import CudaError

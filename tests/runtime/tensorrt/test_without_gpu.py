@@ -14,7 +14,8 @@ from cuda.bindings import runtime as cudart
 
 from runtime import Pipeline
 from runtime.backend.machine import look
-from runtime.bundle.manifest import BundleError, EngineSet, EngineSpec, FileSpec, TensorSpec, read_manifest
+from runtime.bundle.manifest import EngineSet, EngineSpec, FileSpec, TensorSpec, read_manifest
+from runtime.errors import BundleError
 from runtime.tensorrt import package as trt
 from runtime.tensorrt.cuda import NoGpuError, find_gpu, load_cudart
 

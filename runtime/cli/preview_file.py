@@ -1,0 +1,41 @@
+"""The preview file that ``--preview`` asks for."""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+
+from runtime.atomic_files import PendingFiles
+from runtime.bundle.manifest import Manifest
+from runtime.errors import RequestError
+from runtime.image.preview import EVERY, PreviewFile
+from runtime.plan import Plan
+
+
+def check_preview(args: argparse.Namespace, manifest: Manifest, outputs: Collection[Path]) -> None:
+    """Raise unless the previews that are asked for can be written.
+
+    Raises:
+        FileExistsError: the file may not be overwritten.
+        FileNotFoundError, PermissionError: its directory does not exist or cannot be written.
+        RequestError: it is one of the outputs, or the bundle was made without the colours of its latents.
+    """
+    if args.preview is None:
+        if args.preview_every is not None:
+            raise RequestError("--preview-every needs --preview FILE")
+        return
+    if manifest.preview is None:
+        raise RequestError("this bundle was built without preview colours; build it again, or leave out --preview")
+    if args.preview_every is not None and args.preview_every < 1:
+        raise RequestError(f"--preview-every is {args.preview_every}, wanted 1 or more steps")
+    if args.preview.absolute() in [file.absolute() for file in outputs]:
+        raise RequestError(f"--preview {args.preview} is the output as well, wanted another file")
+    with PendingFiles([args.preview], args.overwrite):
+        pass  # it can be written
+
+
+def preview_of(args: argparse.Namespace, manifest: Manifest, plan: Plan) -> PreviewFile | None:
+    """The file for previews of a plan, None if none is asked for; `check_preview` comes first."""
+    if args.preview is None or manifest.preview is None:
+        return None
+    every = EVERY if args.preview_every is None else args.preview_every
+    return PreviewFile(args.preview, manifest.preview, plan.grid, plan.steps, every)
