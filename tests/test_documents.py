@@ -37,7 +37,7 @@ OF_OTHERS = {
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-COMMAND = re.compile(r"\bpython3? -m (?P<module>\w[\w.]*\w)(?!…)|\btrt-generate\b|^make (?P<target>[a-z-]+)")
+COMMAND = re.compile(r"\bpython3? -m (?P<module>\w[\w.]*\w)|\btrt-generate\b|^make (?P<target>[a-z-]+)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
