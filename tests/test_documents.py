@@ -25,13 +25,8 @@ INTERNAL = re.compile(r"\b(wanted|missed)\b", re.IGNORECASE)
 """Words of internal targets, which are no business of a reader."""
 OF_OTHERS = {
     "--disable-auto-complete-config": "tritonserver",
-    "--exit-timeout-secs": "tritonserver",
-    "--load-model": "tritonserver",
-    "--local-dir": "hf download",
     "--model-config-name": "tritonserver",
     "--model-control-mode": "tritonserver",
-    "--no-deps": "pip",
-    "--shm-size": "docker",
 }
 """Options in running text that belong to other programs."""
 
