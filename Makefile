@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUNDLE := ideogram4-bundle
-# Triton's wheel wants numpy<2, so it has an environment of its own.
+# Triton's wheel needs numpy<2, hence an environment of its own.
 TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton
 TRITON_BIN := $(TRITON_VENV)/bin
@@ -34,7 +34,7 @@ lint: $(VENV)/.test
 $(BUNDLE)/manifest.json: $(SOURCES) | $(VENV)/.demo
 	$(BIN)/python -m export.build --overwrite
 
-# A stamp for each set of extras, renewed when the project's requirements change.
+# One stamp per set of extras; it is renewed when the requirements in pyproject.toml change.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[export,ort]"
 	touch $@
