@@ -23,7 +23,6 @@ from model.checkpoint.fingerprint import fingerprint
 from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
-from runtime.sampling.noise import randn
 
 DEFAULT_ALGORITHM = "max"
 """Static ranges must hold for prompts that were not measured: this one leaves most room. e4m3 is a floating-point
@@ -133,7 +132,7 @@ def _encode(checkpoint: Checkpoint, plans: list[Plan], device: str, quiet: bool)
     with _bar("encoding", 0, len(plans), quiet) as bar:
         texts = []
         for plan in plans:
-            texts.append(pipeline.encode(np.array([plan.token_ids], dtype=np.int64)))
+            texts.append(pipeline.text(plan))
             bar.update()
     return texts
 
@@ -154,13 +153,11 @@ def record(pipeline: Pipeline, plan: Plan, text: np.ndarray) -> dict[str, Histog
             raise NonFiniteError(f"{name} has NaN or infinite values with the prompt {plan.prompt!r}")
         histograms[name] = histograms[name] + histogram if name in histograms else histogram
 
-    rows, columns = plan.grid
-    noise = randn((1, rows * columns, pipeline.manifest.latent_channels), plan.seed)
     with contextlib.ExitStack() as hooks:
         for stage in STAGES:
             if stage in pipeline.graphs:
                 hooks.enter_context(hooked(pipeline.graphs[stage].module, stage, add))
-        for _ in pipeline.denoise(text, noise, plan.grid, plan.steps, plan.unconditional):
+        for _ in pipeline.trajectory(plan, text=text):
             pass
     return histograms
 

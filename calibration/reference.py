@@ -14,6 +14,7 @@ from torch import nn
 from model.checkpoint.description import describe, prompt_spec, tokenizer_file
 from model.checkpoint.directory import Checkpoint
 from runtime.bundle.manifest import GraphSpec, Manifest
+from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.prompt.tokens import PromptEncoder
 
@@ -57,6 +58,33 @@ def check_device(device: str) -> None:
         raise ValueError(f"device is {device!r}, wanted one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device is cuda, but PyTorch finds no CUDA device here; use cpu")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a graph was given and what it gave."""
+
+    feeds: dict[str, np.ndarray]
+    output: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """A graph that keeps its calls."""
+
+    graph: Graph
+    calls: list[Call]
+
+    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
+        output = self.graph(**feeds)
+        self.calls.append(Call(feeds, output))
+        return output
+
+
+def recording(pipeline: Pipeline, calls: dict[str, list[Call]]) -> Pipeline:
+    """The same pipeline with the calls of its graphs appended to `calls`, by stage."""
+    graphs = {stage: _Recorder(graph, calls.setdefault(stage, [])) for stage, graph in pipeline.graphs.items()}
+    return Pipeline(pipeline.manifest, dict(graphs), pipeline.prompt, pipeline.backend, pipeline.device)
 
 
 def torch_pipeline(checkpoint: Checkpoint, stages: Iterable[str], device: str) -> Pipeline:

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from calibration.plans import make_plans
-from calibration.reference import torch_pipeline
+from calibration.reference import Call, recording, torch_pipeline
 from model.checkpoint.directory import Checkpoint
-from runtime.graph import Graph
-from runtime.sampling.noise import randn
 
 TRANSFORMERS = ("dit_cond", "dit_uncond")
 
@@ -42,38 +40,21 @@ def trajectory_samples(
     """
     plans = make_plans(checkpoint, prompts, preset, None, None, None, seed)
     pipeline = torch_pipeline(checkpoint, ("text_encoder", *TRANSFORMERS), "cpu")
-    recorders = {stage: _Recorder(stage, pipeline.graphs[stage]) for stage in TRANSFORMERS if stage in pipeline.graphs}
-    pipeline.graphs.update(recorders)
     samples: list[Sample] = []
     for plan in plans:
-        text = pipeline.encode(np.array([plan.token_ids], dtype=np.int64))
-        rows, columns = plan.grid
-        noise = randn((1, rows * columns, checkpoint.transformer.in_channels), plan.seed)
-        for _ in pipeline.denoise(text, noise, plan.grid, plan.steps, plan.unconditional):
+        calls: dict[str, list[Call]] = {}
+        for _ in recording(pipeline, calls).trajectory(plan):
             pass
-        for recorder in recorders.values():
-            calls = recorder.take()
-            samples += (calls[i] for i in sorted({round(i) for i in np.linspace(0, len(calls) - 1, levels)}))
+        for stage in TRANSFORMERS:
+            made = calls.get(stage, [])
+            chosen = sorted({round(i) for i in np.linspace(0, len(made) - 1, levels)}) if made else []
+            samples += (_sample(stage, made[i]) for i in chosen)
     return samples
 
 
-class _Recorder:
-    """A graph that keeps its calls."""
-
-    def __init__(self, stage: str, graph: Graph) -> None:
-        self.stage, self.graph = stage, graph
-        self.calls: list[Sample] = []
-
-    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
-        velocity = self.graph(**feeds)
-        tensors = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in feeds.items()}
-        self.calls.append(Sample(self.stage, float(feeds["timestep"][0]), tensors, torch.from_numpy(velocity)))
-        return velocity
-
-    def take(self) -> list[Sample]:
-        """The calls since the last time."""
-        calls, self.calls = self.calls, []
-        return calls
+def _sample(stage: str, call: Call) -> Sample:
+    feeds = {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in call.feeds.items()}
+    return Sample(stage, float(call.feeds["timestep"][0]), feeds, torch.from_numpy(call.output))
 
 
 def velocity_errors(module: nn.Module, stage: str, samples: Sequence[Sample]) -> list[float]:

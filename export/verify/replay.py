@@ -17,33 +17,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.reference import torch_pipeline
+from calibration.reference import Call, recording, torch_pipeline
 from export.verify.quality import GridCheck, PictureError, VectorError, grid_checks, picture_error, vector_error
 from model.checkpoint.directory import Checkpoint
 from runtime.errors import NonFiniteError
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
-from runtime.sampling.noise import randn
 
 TRANSFORMERS = ("dit_cond", "dit_uncond")
 STAGES = ("text_encoder", *TRANSFORMERS, "vae_decoder")
-Calls = dict[str, list["Call"]]
+Calls = dict[str, list[Call]]
 """By stage, in order: one of the text encoder and the decoder, one at each step of a transformer."""
 Advance = Callable[[], object]
 """Called after each sampling step."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """What a graph was given and what it gave."""
-
-    feeds: dict[str, np.ndarray]
-    output: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sample:
+class Reference:
     """What the reference did for one plan."""
 
     calls: Calls
@@ -75,22 +66,9 @@ class Measured:
     """One for each plan."""
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """A graph that keeps its calls."""
-
-    graph: Graph
-    calls: list[Call]
-
-    def __call__(self, **feeds: np.ndarray) -> np.ndarray:
-        output = self.graph(**feeds)
-        self.calls.append(Call(feeds, output))
-        return output
-
-
 def sample(
     checkpoint: Checkpoint, plans: Sequence[Plan], times: Iterable[str], device: str, advance: Advance
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[Reference]]:
     """Sample the plans with the checkpoint's modules in float32, once for each type of time.
 
     The text encoder is gone from memory before the transformers come, and they before the decoder.
@@ -117,7 +95,7 @@ def _encode(checkpoint: Checkpoint, plans: Sequence[Plan], device: str) -> list[
     pipeline = torch_pipeline(checkpoint, ("text_encoder",), device)
     texts: list[Calls] = [{} for _ in plans]
     for plan, calls in zip(plans, texts, strict=True):
-        _recording(pipeline, calls).encode(np.array([plan.token_ids], dtype=np.int64))
+        recording(pipeline, calls).text(plan)
     return texts
 
 
@@ -137,10 +115,7 @@ def _denoise(
         runs[time] = []
         for plan, text in zip(plans, texts, strict=True):
             calls = dict(text)
-            rows, columns = plan.grid
-            noise = randn((1, rows * columns, pipeline.manifest.latent_channels), plan.seed)
-            features = text["text_encoder"][0].output
-            trajectory = _recording(pipeline, calls).denoise(features, noise, plan.grid, plan.steps, plan.unconditional)
+            trajectory = recording(pipeline, calls).trajectory(plan, text=text["text_encoder"][0].output)
             *_, latents = _counted(trajectory, advance)
             runs[time].append((calls, latents))
     return runs
@@ -152,15 +127,9 @@ def _counted(trajectory: Iterable[np.ndarray], advance: Advance) -> Iterator[np.
         yield latents
 
 
-def _decode(pipeline: Pipeline, plan: Plan, calls: Calls, latents: np.ndarray) -> Sample:
-    image = _recording(pipeline, calls).decode(latents, plan.grid)[0]
-    return Sample(calls, latents, image)
-
-
-def _recording(pipeline: Pipeline, calls: Calls) -> Pipeline:
-    """The same pipeline with calls kept in `calls`, by stage."""
-    graphs = {stage: Recorder(graph, calls.setdefault(stage, [])) for stage, graph in pipeline.graphs.items()}
-    return Pipeline(pipeline.manifest, graphs, pipeline.prompt, pipeline.backend, pipeline.device)
+def _decode(pipeline: Pipeline, plan: Plan, calls: Calls, latents: np.ndarray) -> Reference:
+    image = recording(pipeline, calls).decode(latents, plan.grid)[0]
+    return Reference(calls, latents, image)
 
 
 def load(directory: Path, plans: Sequence[Plan], device: str, hashes: bool) -> Pipeline:
@@ -178,7 +147,7 @@ def load(directory: Path, plans: Sequence[Plan], device: str, hashes: bool) -> P
 
 
 def measure(
-    directory: Path, plans: Sequence[Plan], samples: Sequence[Sample], device: str, advance: Advance
+    directory: Path, plans: Sequence[Plan], samples: Sequence[Reference], device: str, advance: Advance
 ) -> Measured:
     """Compare a bundle with the reference's samples of the same plans and type of time.
 
@@ -205,7 +174,7 @@ def _replay(stage: str, graph: Graph, call: Call) -> VectorError | PictureError:
     return picture_error(got[0], call.output[0]) if got.dtype == np.uint8 else vector_error(got, call.output)
 
 
-def _picture(pipeline: Pipeline, plan: Plan, wanted: Sample, advance: Advance) -> Picture:
+def _picture(pipeline: Pipeline, plan: Plan, wanted: Reference, advance: Advance) -> Picture:
     latents = wanted.latents
 
     def keep(done: int, total: int, after: np.ndarray) -> None:
