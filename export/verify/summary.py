@@ -9,7 +9,7 @@ from typing import Any
 
 from export.reporting.text_table import aligned
 from export.verify.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS, PictureError, VectorError, picture_error
-from export.verify.replay import STAGES, Measured, Sample
+from export.verify.replay import STAGES, Measured, Reference
 from runtime.bundle.manifest import Manifest
 from runtime.plan import Plan
 
@@ -55,7 +55,7 @@ class Report:
     checkpoint: str
     device: str
     plans: Sequence[Plan]
-    samples: dict[str, list[Sample]]
+    samples: dict[str, list[Reference]]
     """The reference's, by type of time."""
     entries: Sequence[Entry]
 
