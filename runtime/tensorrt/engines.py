@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from runtime import user_cache
 from runtime.bundle.manifest import EngineSet, FileSpec
 from runtime.graph import Graph
 from runtime.tensorrt import cuda
@@ -12,7 +13,7 @@ from runtime.tensorrt import package as trt
 from runtime.tensorrt.buffers import Arena, Buffer
 from runtime.tensorrt.engine import Engine
 from runtime.tensorrt.engine_graph import EngineGraph
-from runtime.tensorrt.kernel_cache import KernelCache, cache_directory, cache_name
+from runtime.tensorrt.kernel_cache import KernelCache, cache_name
 from runtime.tensorrt.memory_plan import MemoryPlan
 from runtime.tensorrt.residency import Residency
 
@@ -49,7 +50,11 @@ def open_engines(
     package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
     for stage in stages:
         package.check_plan(directory / engines.graphs[stage].plan)
-    store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu)) if package.rtx else None
+    store = (
+        KernelCache((kernels or user_cache.cache_directory()) / cache_name(engines, files, gpu))
+        if package.rtx
+        else None
+    )
     device = cuda.Device(cudart, index)
     arena = Arena(device)
     loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
