@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from runtime import user_cache
 from runtime.bundle.manifest import EngineSet, FileSpec
 from runtime.graph import Graph
 from runtime.tensorrt import cuda
@@ -16,6 +15,7 @@ from runtime.tensorrt.engine_graph import EngineGraph
 from runtime.tensorrt.kernel_cache import KernelCache, cache_name
 from runtime.tensorrt.memory_plan import MemoryPlan
 from runtime.tensorrt.residency import Residency
+from runtime.user_cache import cache_directory
 
 
 def open_engines(
@@ -50,11 +50,7 @@ def open_engines(
     package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
     for stage in stages:
         package.check_plan(directory / engines.graphs[stage].plan)
-    store = (
-        KernelCache((kernels or user_cache.cache_directory()) / cache_name(engines, files, gpu))
-        if package.rtx
-        else None
-    )
+    store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu)) if package.rtx else None
     device = cuda.Device(cudart, index)
     arena = Arena(device)
     loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
