@@ -1,6 +1,6 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,20 +8,19 @@ import onnx_ir as ir
 import torch
 from tqdm import tqdm
 
-from export.graph import weights
+from export.graph import trace_cache, weights
 from export.graph.passes import engine_form
 from export.graph.passes.fp8_attention import quantize_attention
 from export.graph.passes.qdq import Form, activation_scale, quantize_input, quantize_weights
 from export.graph.precision import Precision, torch_dtype
 from export.graph.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
 from export.graph.records import configuration, graph_module, graph_record, is_tile, stage_of
-from export.graph.trace import trace
 from model.checkpoint.directory import Checkpoint, Sources
 from model.layers import set_compute_dtype
 from runtime.bundle.manifest import GraphSpec
 
-_GRAPHS: dict[Hashable, ir.Model] = {}
-"""What has been traced: graphs without weights, a few megabytes each at most."""
+_GRAPHS: dict[str, ir.Model] = {}
+"""Graphs without weights that this process has traced or read already, a few megabytes each at most."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,27 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     return model
 
 
-def _traced(checkpoint: Checkpoint, stage: str, dtype: torch.dtype) -> ir.Model:
-    """A graph without weights, the caller's own. It is traced once in a process, and serves all backends' forms."""
-    key = (stage, dtype, configuration(stage, checkpoint))
+def _traced(checkpoint: Checkpoint, stage: str, dtype: torch.dtype, cache: Path | None = None) -> ir.Model:
+    """A graph without weights, the caller's own. It is traced once for all builds, and serves all backends' forms.
+
+    Args:
+        checkpoint: gives the sizes.
+        stage: name of the graph.
+        dtype: type of its products.
+        cache: directory of traced graphs; the user's unless given.
+    """
+    parts = (dtype, configuration(stage, checkpoint), graph_record(stage, checkpoint))
+    key = repr(parts)
     if key not in _GRAPHS:
-        module = set_compute_dtype(graph_module(stage, checkpoint), dtype)
-        _GRAPHS[key] = trace(module, graph_record(stage, checkpoint))
+        directory = trace_cache.user_directory() if cache is None else cache
+        _GRAPHS[key] = trace_cache.cached(parts, lambda: _trace(checkpoint, stage, dtype), directory)
     return _GRAPHS[key].clone()
+
+
+def _trace(checkpoint: Checkpoint, stage: str, dtype: torch.dtype) -> ir.Model:
+    from export.graph.trace import trace  # the exporter takes seconds to import, which a cached graph spares
+
+    return trace(set_compute_dtype(graph_module(stage, checkpoint), dtype), graph_record(stage, checkpoint))
 
 
 def _save_beside_whole(model: ir.Model, parameters: Collection[str], onnx: Path, whole: str) -> None:

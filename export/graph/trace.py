@@ -20,6 +20,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from export.graph import repeated_blocks as blocks
+from export.graph.exporter_tables import looked_up_once
 from export.graph.records import GraphRecord
 
 OPSET = 23
@@ -47,7 +48,7 @@ def trace(module: nn.Module, record: GraphRecord) -> ir.Model:
 def _export(
     module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], dynamic: Any, output: str
 ) -> ir.Model:
-    with _quiet(), _without_collection():
+    with _quiet(), _without_collection(), looked_up_once():
         program = torch.onnx.export(
             module,
             args,

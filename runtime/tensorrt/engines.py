@@ -12,9 +12,10 @@ from runtime.tensorrt import package as trt
 from runtime.tensorrt.buffers import Arena, Buffer
 from runtime.tensorrt.engine import Engine
 from runtime.tensorrt.engine_graph import EngineGraph
-from runtime.tensorrt.kernel_cache import KernelCache, cache_directory, cache_name
+from runtime.tensorrt.kernel_cache import KernelCache, cache_name
 from runtime.tensorrt.memory_plan import MemoryPlan
 from runtime.tensorrt.residency import Residency
+from runtime.user_cache import cache_directory
 
 
 def open_engines(

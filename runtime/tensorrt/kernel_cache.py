@@ -7,9 +7,7 @@ a file that does not fit; it is then replaced.
 
 import hashlib
 import logging
-import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,6 @@ from typing import Any
 from runtime.atomic_files import write_whole
 from runtime.bundle.manifest import EngineSet, FileSpec
 from runtime.tensorrt.cuda import Gpu
-
-
-def cache_directory() -> Path:
-    """Where programs keep files of the user that can be made again: the platform's convention."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ideogram4-trt"
 
 
 def cache_name(engines: EngineSet, files: Mapping[str, FileSpec], gpu: Gpu) -> str:

@@ -17,7 +17,7 @@ from runtime import Pipeline
 from runtime.backend.ort import opener
 from runtime.bundle.manifest import read_manifest
 from runtime.cli.main import main
-from runtime.tensorrt import cuda, kernel_cache
+from runtime.tensorrt import cuda, engines
 from runtime.tensorrt import package as trt
 from runtime.tensorrt.memory_plan import OVERHEAD
 
@@ -45,7 +45,7 @@ class EngineBundle:
         self.trt = FakeTensorRT(self.cudart, stages)
         monkeypatch.setattr(cuda, "load_cudart", lambda: self.cudart)
         monkeypatch.setattr(trt, "load_package", lambda backend: self.trt)
-        monkeypatch.setattr(kernel_cache, "cache_directory", lambda: directory.parent / "kernels")
+        monkeypatch.setattr(engines, "cache_directory", lambda: directory.parent / "kernels")
 
     def edit(self, change):
         file = self.directory / "manifest.json"
