@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import ROOT
 
 from calibration import record
 from calibration.command import main
 from calibration.ranges import check_ranges, read_ranges
 from calibration.state import state_file
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

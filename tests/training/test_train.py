@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support.processes import ROOT
 from torch import nn
 
 from training.progress import Learner, rate_at, train
 
-ROOT = Path(__file__).parents[2]
 FEW = (
     "--autoencoder-steps",
     "2",
