@@ -64,6 +64,18 @@ def demo_weight_only_bundle(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_fp8_bundle(shared: Shared) -> Path:
+    """The demo model in float8, attention included, with the ranges that its build measures."""
+
+    def make(folder: Path) -> None:
+        from export.demo_model import DEMO_CHECKPOINT
+
+        build_bundle(DEMO_CHECKPOINT, folder / "bundle", "fp8", attention="fp8")
+
+    return shared("demo-fp8", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
 def wide_checkpoint(shared: Shared) -> Path:
     """Two blocks of the real width, 4608 in 18 heads of 256: 0.6 GB of weights in each transformer.
 
