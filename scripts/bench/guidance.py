@@ -82,7 +82,7 @@ def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> li
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.guidance", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--preset", metavar="NAME", help="(default: the bundle's)")
     parser.add_argument("--prompts", type=int, default=120, metavar="N", help="(default: %(default)s)")

@@ -34,7 +34,8 @@ _LETTERS_A_LINE = 22
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     return guard(
-        "make_gallery", lambda: make_gallery(args.bundles, args.output, args.preset, args.guidance, args.overwrite)
+        "scripts.demo.gallery",
+        lambda: make_gallery(args.bundles, args.output, args.preset, args.guidance, args.overwrite),
     )
 
 
@@ -63,7 +64,7 @@ def make_gallery(bundles: list[Path], output: Path, preset: str, guidance: float
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo.gallery", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of the demo model, a row for each")
     add("--output", type=Path, required=True, metavar="FILE", help="PNG to write")

@@ -88,7 +88,7 @@ def _scenes(seed: int, count: int) -> list[Scene]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo.train", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--run", type=Path, required=True, metavar="DIR", help="state of the training; made, or gone on with")
     add("--output", type=Path, metavar="DIR", help="checkpoint to write at the end; it must not exist")

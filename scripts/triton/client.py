@@ -37,7 +37,11 @@ Progress = Callable[[int, int], object]
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.triton.client",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--url", metavar="HOST:PORT", help="default: 127.0.0.1:8000 for HTTP, 127.0.0.1:8001 for gRPC")
     add("--protocol", choices=tuple(PORTS), default="http", help="default: %(default)s")
