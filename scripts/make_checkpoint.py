@@ -1,4 +1,4 @@
-"""Write a checkpoint with the real names, types, shapes and files, and random weights, of any size.
+"""Write a checkpoint with the real names, types, shapes and files, and random weights, in any size.
 
     python -m scripts.make_checkpoint --size full --output checkpoint                          # 28 GB
     python -m scripts.make_checkpoint --size wide --output checkpoint                          # two real blocks, 1.2 GB
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ranges",
         type=Path,
         metavar="FILE",
-        help="also write activation ranges, all alike, for builds that nobody makes pictures with",
+        help="also write activation ranges, all alike, for builds whose pictures do not matter",
     )
     option("--seed", type=int, default=0, metavar="N", help="of the weights (default: %(default)s)")
     option("--output", type=Path, required=True, metavar="DIR", help="directory to write; it must not exist")

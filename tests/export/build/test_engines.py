@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.real_engines import BOTH
+from support.engines.real import BOTH
 
 from export.build.command import main
 from runtime.bundle.integrity import check_files

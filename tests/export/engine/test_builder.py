@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from support.engines.real import stage_options
 from support.processes import shell_code, start
-from support.real_engines import stage_options
 
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.builder import build_plan

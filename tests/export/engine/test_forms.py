@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from support.real_engines import stage_options
+from support.engines.real import stage_options
 
 from export.demo_model import DEMO_CHECKPOINT
 from export.graph.records import stage_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.real_engines import BOTH, engine, stage_options
+from support.engines.real import BOTH, engine, stage_options
 
 from export.build.preflight import scratch_bytes
 from export.demo_model import DEMO_CHECKPOINT

@@ -2,9 +2,9 @@
 
 import sys
 
-from support.engine_bundles import TOY
-from support.fake_cuda import FakeCudart
-from support.fake_tensorrt import FakeTensorRT
+from support.engines.bundles import TOY
+from support.engines.fake_cuda import FakeCudart
+from support.engines.fake_tensorrt import FakeTensorRT
 
 from runtime.backend.machine import look
 from runtime.tensorrt import cuda

@@ -4,8 +4,8 @@ import gc
 from importlib.util import find_spec
 
 import pytest
-from support.demo_engines import EngineBundle
-from support.engine_box import Box
+from support.engines.box import Box
+from support.engines.demo import EngineBundle
 
 # These two are about TensorRT's own packages, which the boxes without torch that run tests/runtime do not have either.
 collect_ignore = [] if find_spec("torch") else ["test_used_names.py", "test_without_gpu.py"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from support.engine_box import constant, feeds, wanted
-from support.engine_bundles import TOY_WEIGHTS
+from support.engines.box import constant, feeds, wanted
+from support.engines.bundles import TOY_WEIGHTS
 
 from runtime.tensorrt.cuda import CudaError
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from support.engine_box import feeds, wanted
-from support.fake_tensorrt import CudaGraphStrategy
+from support.engines.box import feeds, wanted
+from support.engines.fake_tensorrt import CudaGraphStrategy
 
 
 def test_rtx_captures_by_itself(box):

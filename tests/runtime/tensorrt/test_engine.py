@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from support.engine_bundles import TOY
-from support.fake_tensorrt import EngineValidity
+from support.engines.bundles import TOY
+from support.engines.fake_tensorrt import EngineValidity
 
 from runtime.bundle.manifest import BundleError
 from runtime.tensorrt import package as trt

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.engine_box import ALONE, STEPS, constant, feeds, wanted
-from support.engine_bundles import STAGES, TOY
-from support.fake_cuda import cudaError_t
+from support.engines.box import ALONE, STEPS, constant, feeds, wanted
+from support.engines.bundles import STAGES, TOY
+from support.engines.fake_cuda import cudaError_t
 
 from runtime.tensorrt.cuda import CudaError
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from support.demo_engines import FAST, FREE, run
+from support.engines.demo import FAST, FREE, run
 
 from runtime import Pipeline
 

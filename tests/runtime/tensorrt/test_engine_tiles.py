@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.demo_engines import FAST, FREE, TILES, WEIGHTS, EngineBundle, run
+from support.engines.demo import FAST, FREE, TILES, WEIGHTS, EngineBundle, run
 
 from runtime import Pipeline
 

@@ -5,9 +5,9 @@ import logging
 
 import numpy as np
 import pytest
-from support.engine_box import ALONE, STEPS, feeds, wanted
-from support.engine_bundles import TOY_WEIGHTS
-from support.fake_cuda import cudaError_t
+from support.engines.box import ALONE, STEPS, feeds, wanted
+from support.engines.bundles import TOY_WEIGHTS
+from support.engines.fake_cuda import cudaError_t
 
 
 def test_resident_holds_everything_from_the_start(box):

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from support.demo_engines import FAST, FREE, run
+from support.engines.demo import FAST, FREE, run
 
 from runtime import Pipeline
 

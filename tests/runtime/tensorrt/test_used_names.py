@@ -10,8 +10,8 @@ import re
 import pytest
 import tensorrt_rtx as trt
 from cuda.bindings import runtime as cudart
-from support import fake_tensorrt
-from support.fake_cuda import FakeCudart
+from support.engines import fake_tensorrt
+from support.engines.fake_cuda import FakeCudart
 from support.processes import ROOT
 
 MEANING = {

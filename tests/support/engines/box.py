@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-from support.engine_bundles import STAGES, TOY, TOY_WEIGHTS, toy_bundle
-from support.fake_cuda import FakeCudart
-from support.fake_tensorrt import FakeTensorRT
+from support.engines.bundles import STAGES, TOY, TOY_WEIGHTS, toy_bundle
+from support.engines.fake_cuda import FakeCudart
+from support.engines.fake_tensorrt import FakeTensorRT
 
 from runtime.tensorrt import cuda, engines
 from runtime.tensorrt import package as trt

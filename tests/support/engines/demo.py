@@ -5,8 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
-from support.fake_cuda import FakeCudart
-from support.fake_tensorrt import FakeTensorRT, stage
+from support.engines.fake_cuda import FakeCudart
+from support.engines.fake_tensorrt import FakeTensorRT, stage
 
 from runtime.backend.ort import opener
 from runtime.bundle.manifest import read_manifest
