@@ -24,10 +24,24 @@ BLOCK_KERNELS = {"fp8": 12, "base": 12}
 """Kernels of a transformer block at the real width, by the attention's type; see `export.graph.passes.engine_form`."""
 
 
+@pytest.fixture(scope="module")
+def built(wide, tmp_path_factory):
+    """built(attention, targets) -> (directory, spec, files, report) of the conditional transformer, made once."""
+    made = {}
+
+    def make(attention, targets):
+        if (attention, targets) not in made:
+            folder = tmp_path_factory.mktemp("engine")
+            made[attention, targets] = (folder, *engine(wide, "dit_cond", folder, attention, targets))
+        return made[attention, targets]
+
+    return make
+
+
 @pytest.mark.parametrize("targets", [BOTH, ("sm89",), ("sm120",)], ids="+".join)
 @pytest.mark.parametrize("attention", ["fp8", "base"])
-def test_blocks_of_the_real_width(wide, tmp_path, attention, targets):
-    spec, files, report = engine(wide, "dit_cond", tmp_path, attention, targets)
+def test_blocks_of_the_real_width(built, attention, targets):
+    folder, spec, files, report = built(attention, targets)
     assert set(report["block_kernels"]) == {BLOCK_KERNELS[attention]}
     assert report["synchronisations"] == 0 and report["streams"] == 1
     assert report["qkv_products"] == report["gate_products"] == 1
@@ -37,18 +51,15 @@ def test_blocks_of_the_real_width(wide, tmp_path, attention, targets):
     assert report["copies"] == 0, "no weight is written back in 16 bits"
     products = report["products"]
     assert products["operations_fp8"] / products["operations"] > 0.99
-    plan = tmp_path / spec.plan
+    plan = folder / spec.plan
     assert plan.stat().st_size == files[spec.plan].size < 1.02 * report["build"]["weight_bytes"]
 
 
-def test_weight_streaming_changes_no_kernel(wide, tmp_path):
+def test_weight_streaming_changes_no_kernel(built, wide, tmp_path):
     sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
-    options = stage_options(wide, "dit_cond", "fp8")
-    reports = []
-    for streaming in (False, True):
-        made = EngineOptions("rtx", BOTH, sizes, streaming)
-        reports.append(build_engine(wide, "dit_cond", options, made, tmp_path / str(streaming), quiet=True)[2])
-    assert reports[0]["block_kernels"] == reports[1]["block_kernels"] and reports[1]["copies"] == 0
+    options = EngineOptions("rtx", BOTH, sizes, weight_streaming=True)
+    _, _, report = build_engine(wide, "dit_cond", stage_options(wide, "dit_cond", "fp8"), options, tmp_path, quiet=True)
+    assert built("fp8", BOTH)[3]["block_kernels"] == report["block_kernels"] and report["copies"] == 0
 
 
 def test_an_engine_from_stitched_weights_is_the_engine_from_a_copy(tmp_path, monkeypatch):
