@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from calibration.algorithms import tensor_range
 from calibration.histogram import Histogram, histogram_of
@@ -22,6 +21,7 @@ from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
+from runtime.progress import Progress
 from runtime.sampling.denoise import NonFiniteError
 from runtime.sampling.noise import randn
 
@@ -84,7 +84,7 @@ def calibrate(
         "height": first.height,
         "seed": seed,
     }
-    identity = {"fingerprint": model.checkpoint.fingerprint, "prompts": hashed.sha256, **measurement}
+    identity = {"fingerprint": model.fingerprint, "prompts": hashed.sha256, **measurement}
     measured = _measure(checkpoint, plans, device, StateFile(state, identity), quiet)
     tensors = {name: tensor_range(histogram, percentile) for name, histogram in measured.histograms.items()}
     return Ranges(model, algorithm, percentile, hashed, **measurement, tensors=tensors)
@@ -165,5 +165,5 @@ def record(pipeline: Pipeline, plan: Plan, text: np.ndarray) -> dict[str, Histog
     return histograms
 
 
-def _bar(description: str, done: int, total: int, quiet: bool) -> tqdm:
-    return tqdm(desc=f"{description:11}", initial=done, total=total, unit="prompt", disable=quiet)
+def _bar(description: str, done: int, total: int, quiet: bool) -> Progress:
+    return Progress(description, total, "prompt", done=done, quiet=quiet)

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from calibration.fake_quant import fake_quantized
 from calibration.lora_options import add_lora_options
 from calibration.points import POINTS, names_of, point_of
@@ -29,6 +27,7 @@ from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.lora import with_loras
 from runtime.atomic_files import PendingFiles
 from runtime.console import guard
+from runtime.progress import track
 
 PROGRAM = "export.sensitivity"
 
@@ -64,7 +63,7 @@ def measure(checkpoint: Checkpoint, ranges: Ranges, samples: Sequence[Sample], q
         times = [sample.t for sample in samples if sample.stage == stage]
         table = {name: ranges.range_of(name) for name in names_of(stage, checkpoint.transformer.num_layers)}
         groups = groups_of(stage, checkpoint.transformer.num_layers)
-        for group, points in tqdm(groups.items(), desc=stage, unit="group", disable=quiet):
+        for group, points in track(list(groups.items()), stage, "group", quiet=quiet):
             with fake_quantized(module, stage, table, points):
                 errors = velocity_errors(module, stage, samples)
             by_time = [{"t": t, "error": error} for t, error in zip(times, errors, strict=True)]

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from export.atomic_directory import check_directory, rename, unfinished
 from export.triton.config import ModelConfig
 from export.triton.readme import TITLE, readme_text
@@ -20,6 +18,7 @@ from runtime.bundle.manifest import read_manifest
 from runtime.console import guard
 from runtime.constants import MANIFEST
 from runtime.plan import MAX_IMAGES
+from runtime.progress import Progress
 
 PROGRAM = "export.triton"
 README = "README.md"
@@ -147,7 +146,7 @@ def generate(
         _check_space(output, total)
     with unfinished(output) as partial:
         check_files(bundle, manifest.files, hashes=verify)
-        with _bar(total, quiet or not repository.copies_bundle) as bar:
+        with Progress("copying the bundle", total, "B", quiet=quiet or not repository.copies_bundle) as bar:
             write_repository(repository, bundle, manifest, partial, bar.update)
         (partial / README).write_text(readme_text(repository, manifest), encoding="utf-8")
         rename(partial, output)
@@ -188,10 +187,6 @@ def _check_space(output: Path, size: int) -> None:
     needed = size + _SPARE_BYTES
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(f"the repository needs {needed / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB left")
-
-
-def _bar(total: int, quiet: bool) -> tqdm:
-    return tqdm(desc="copying the bundle", total=total, unit="B", unit_scale=True, disable=quiet)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from calibration.lora_options import add_lora_options
 from calibration.plans import make_plans
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
@@ -38,6 +36,7 @@ from runtime.bundle.integrity import sha256
 from runtime.bundle.manifest import BundleError, Manifest, read_manifest
 from runtime.console import guard
 from runtime.plan import Plan
+from runtime.progress import Progress
 from runtime.sampling.schedule import PRESETS
 
 PROGRAM = "export.verify"
@@ -130,12 +129,12 @@ def verify(
     times = sorted({manifest.timestep_dtype for manifest in manifests.values()}, reverse=True)
     with unfinished(output) as partial:
         steps = sum(len(plan.steps) for plan in plans)
-        with tqdm(desc=f"{'reference':24}", total=len(times) * steps, unit="step", disable=quiet) as bar:
+        with Progress("reference", len(times) * steps, "step", quiet=quiet) as bar:
             samples = sample(opened, plans, times, device, bar.update)
         entries = []
         for directory, manifest in manifests.items():
             label = _label(directory, manifests)
-            with tqdm(desc=f"{label:24}", total=steps, unit="step", disable=quiet) as bar:
+            with Progress(label, steps, "step", quiet=quiet) as bar:
                 measured = measure(directory, plans, samples[manifest.timestep_dtype], device, bar.update)
             entries.append(Entry(label, directory, manifest, measured))
         report = Report(described.name, device, plans, samples, entries)
