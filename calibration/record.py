@@ -19,6 +19,7 @@ from calibration.reference import check_device, torch_pipeline
 from calibration.state import State, StateError, StateFile, first_state
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.hub import model_name
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
 from runtime.progress import Progress
@@ -75,7 +76,7 @@ def calibrate(
     check_device(device)
     plans = make_plans(checkpoint, prompts, preset, steps, width, height, seed)
     first = plans[0]
-    model = Model(checkpoint.directory.resolve().name, fingerprint(checkpoint))
+    model = Model(model_name(checkpoint.directory), fingerprint(checkpoint))
     hashed = Prompts(len(prompts), prompts_sha256(prompts))
     measurement = {
         "preset": first.sampling.preset,

@@ -27,9 +27,9 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.exists():
             from export.build.command import build
-            from export.demo_model import DEMO_CHECKPOINT
+            from export.build.options import BuildOptions
 
-            build(DEMO_CHECKPOINT, bundle, "fp32", "ort", quiet=True)
+            build(BuildOptions(output=bundle, quiet=True))
     return bundle
 
 
@@ -62,13 +62,15 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def peer_bundle(tmp_path_factory: pytest.TempPathFactory, peer: Any) -> Any:
     """peer_bundle(shape, precision) -> bundle directory of the peer's diffusers checkpoint, built once a session."""
     from export.build.command import build
+    from export.build.options import BuildOptions
 
     made: dict[tuple[str, str], Path] = {}
 
     def make(shape: str, precision: str) -> Path:
         if (shape, precision) not in made:
             directory = tmp_path_factory.mktemp(f"{shape}-{precision}") / "bundle"
-            build(peer(shape, "diffusers")[1], directory, precision, "ort", quiet=True)
+            checkpoint = peer(shape, "diffusers")[1]
+            build(BuildOptions(checkpoint=checkpoint, output=directory, precision=precision, quiet=True))
             made[shape, precision] = directory
         return made[shape, precision]
 

@@ -10,6 +10,7 @@ from support import peers
 from support.measure import relative_error
 
 from export.build.command import build
+from export.build.options import BuildOptions
 from runtime import Pipeline
 from runtime.cli.main import main
 from runtime.plan import make_plan
@@ -82,7 +83,7 @@ def test_nf4_checkpoints_equal_diffusers(peer, tmp_path, layout):
     directory = peers.copy(directory, tmp_path / "checkpoint")
     config = directory / "vae/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_stats": "bn"}))
-    build(directory, tmp_path / "bundle", "fp32", quiet=True)
+    build(BuildOptions(checkpoint=directory, output=tmp_path / "bundle", quiet=True))
     made = Pipeline.load(tmp_path / "bundle").generate(PROMPT, width=256, height=256, seed=2)
     wanted = peer_picture(pipeline, PROMPT, 256, 256, PRESETS["V4_DEFAULT_20"], seed=2, length=64)
     assert picture_difference(made.images[0], wanted[0]) <= 1

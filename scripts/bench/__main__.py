@@ -43,6 +43,7 @@ from diffusers import Ideogram4Pipeline
 from PIL import Image
 
 from export.build.command import build
+from export.build.options import BuildOptions
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.sampling.schedule import PRESETS
@@ -198,7 +199,7 @@ def prepare(workdir: Path, shape: Shape) -> tuple[Path, Path]:
     if not record.is_file() or record.read_text() != maker:
         print("making the checkpoint and the bundle (a minute)", file=sys.stderr)
         save_diffusers(make_pipeline(shape), checkpoint)
-        build(checkpoint, bundle, "fp32", "ort", overwrite=True, quiet=True)
+        build(BuildOptions(checkpoint=checkpoint, output=bundle, overwrite=True, quiet=True))
         record.write_text(maker)
     return checkpoint, bundle
 

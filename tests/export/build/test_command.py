@@ -21,6 +21,7 @@ from calibration.record import DEFAULT_ALGORITHM
 from export.atomic_directory import check_output, rename, unfinished
 from export.build.checksums import recorded
 from export.build.command import build, main
+from export.build.options import BuildOptions
 from export.build.preflight import available_memory, check_needs, needs_of, weight_bytes
 from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
 from export.graph.precision import precision_of
@@ -191,7 +192,7 @@ def test_ranges_of_another_model(peer, tmp_path, capsys):
 def fp8_bundle(tmp_path_factory):
     """The demo's float8 bundle, as ``python -m export.build --precision fp8`` makes it."""
     directory = tmp_path_factory.mktemp("fp8") / "bundle"
-    build(DEMO_CHECKPOINT, directory, "fp8", attention="fp8", quiet=True)
+    build(BuildOptions(output=directory, precision="fp8", attention="fp8", quiet=True))
     return directory
 
 
@@ -321,7 +322,7 @@ def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path):
     """The smallest checkpoint, over a copy of another bundle."""
     bundle = Path(shutil.copytree(peer_bundle("head32", "fp16"), tmp_path / "bundle"))
     (bundle / "onnx" / "stale.onnx").write_bytes(b"old")
-    build(peer("head64", "diffusers")[1], bundle, "fp32", "ort", overwrite=True, quiet=True)
+    build(BuildOptions(checkpoint=peer("head64", "diffusers")[1], output=bundle, overwrite=True, quiet=True))
     manifest = read_manifest(bundle)
     assert manifest.precision == "fp32" and not (bundle / "onnx" / "stale.onnx").exists()
     check_files(bundle, manifest.files)

@@ -1,6 +1,7 @@
 """Bundles with adapters in them: what differs from the bundle without, what is recorded, and early errors."""
 
 import shutil
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -11,6 +12,7 @@ from support.lora_files import of_layers, peft, random_matrices, write
 from calibration.command import main as calibrate
 from calibration.ranges import RangesError, check_ranges, read_ranges
 from export.build.command import build, main
+from export.build.options import BuildOptions
 from export.graph.precision import precision_of
 from export.graph.recipe import Recipe
 from export.graph.stage import StageOptions, export_stage
@@ -35,8 +37,9 @@ def lora(peer, tmp_path_factory):
 def bundles(peer, lora, tmp_path_factory):
     """(bundle without the adapter, bundle with it) of a float8 checkpoint."""
     directory, folder = peer("head64", "original-fp8")[1], tmp_path_factory.mktemp("bundles")
-    build(directory, folder / "plain", "fp8-weight-only", quiet=True)
-    build(directory, folder / "folded", "fp8-weight-only", lora=[f"{lora}:0.5"], quiet=True)
+    options = BuildOptions(checkpoint=directory, output=folder / "plain", precision="fp8-weight-only", quiet=True)
+    build(options)
+    build(replace(options, output=folder / "folded", lora=(f"{lora}:0.5",)))
     return folder / "plain", folder / "folded"
 
 
@@ -51,8 +54,9 @@ def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, cap
     """Another scale over a bundle that has all other stages already; the same once more makes nothing."""
     shutil.copytree(bundles[1], tmp_path / "bundle")
     directory = peer("head64", "original-fp8")[1]
+    options = BuildOptions(checkpoint=directory, output=tmp_path / "bundle", precision="fp8-weight-only")
     for taken in (6, 7):
-        build(directory, tmp_path / "bundle", "fp8-weight-only", lora=[f"{lora}:2"], overwrite=True)
+        build(replace(options, lora=(f"{lora}:2",), overwrite=True))
         messages = capsys.readouterr().err
         assert messages.count("unchanged, taken from an earlier build") == taken
         assert any(line.split()[:2] == ["ort/dit_cond", "unchanged,"] for line in messages.splitlines()) == (taken == 7)

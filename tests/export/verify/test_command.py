@@ -20,6 +20,7 @@ from calibration.plans import make_plans
 from calibration.ranges import write_ranges
 from calibration.record import calibrate
 from export.build.command import build
+from export.build.options import BuildOptions
 from export.demo_model import DEMO_CHECKPOINT
 from export.reporting.plot import Series, line_plot
 from export.verify.command import main, verify
@@ -52,8 +53,9 @@ def fp8_bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fp8")
     ranges = calibrate(open_checkpoint(DEMO_CHECKPOINT), [PROMPTS[0]], steps=4, quiet=True)
     write_ranges(ranges, folder / "ranges.json")
-    build(DEMO_CHECKPOINT, folder / "eight", "fp8", calibration=folder / "ranges.json", quiet=True)
-    return folder / "eight"
+    bundle, file = folder / "eight", folder / "ranges.json"
+    build(BuildOptions(output=bundle, precision="fp8", calibration=file, quiet=True))
+    return bundle
 
 
 @pytest.fixture(scope="module")
