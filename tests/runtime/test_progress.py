@@ -1,17 +1,13 @@
 """Progress on standard error: a bar on a terminal, one line a stage elsewhere."""
 
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 import pytest
 from support.processes import ROOT
+from support.terminal import Terminal
 
 from runtime import progress
 from runtime.progress import Progress, duration, track
@@ -41,20 +37,12 @@ def test_a_pipe_gets_one_line_a_stage():
 
 
 def test_a_terminal_gets_bars():
-    controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", DEMO], cwd=ROOT, stderr=terminal)
-    os.close(terminal)
-    shown = b""
-    try:
-        while piece := os.read(controller, 4096):
-            shown += piece
-    except OSError:  # the other side is closed
-        pass
-    os.close(controller)
+    terminal = Terminal()
+    process = subprocess.Popen([sys.executable, "-c", DEMO], cwd=ROOT, stderr=terminal.side)
+    shown = terminal.rest()
     assert process.wait() == 0
-    assert b"\rsampling                : 100%" in shown and b"1000/1000" in shown and b"\rengine " in shown
-    assert b" in 0." not in shown, "the line is for logs"
+    assert "\rsampling                : 100%" in shown and "1000/1000" in shown and "\rengine " in shown
+    assert " in 0." not in shown, "the line is for logs"
 
 
 def test_quiet_says_nothing(capsys):

@@ -5,7 +5,6 @@ stated one after a change is good news: state it.
 """
 
 import json
-import re
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ import onnxruntime
 import pytest
 import tensorrt_rtx
 from support.processes import make_checkpoint, shell_code, start
+from support.terminal import Terminal
 
 from export.build.command import main
 from export.build.ledger import LEDGER
@@ -391,15 +391,12 @@ def test_interrupt_inside_the_builder(wide, tmp_path):
         "--output",
         tmp_path / "bundle",
     ]
-    process = start(command)
-    shown = ""
-    while not re.search(r"dit_cond: .* \d+/\d+", shown):
-        part = process.stderr.read(64)
-        assert part, shown
-        shown += part
+    terminal = Terminal()  # elsewhere the builder's steps are not shown
+    process = start(command, stderr=terminal.side)
+    terminal.wait_for(r"dit_cond: .* \d+/\d+")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert shell_code(process) == 130, error[-2000:]
-    assert error.endswith("export.build: interrupted\n") and "Traceback" not in error
+    error = terminal.rest()
+    assert process.wait(timeout=30) >= -signal.SIGINT and shell_code(process) == 130, error[-2000:]
+    assert error.endswith("export.build: interrupted\r\n") and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
