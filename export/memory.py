@@ -33,7 +33,7 @@ def anonymous_bytes(pid: int | str = "self") -> int:
 class Peak:
     """The highest value that a function gives while the context is open, sampled in a thread; it grows meanwhile.
 
-    The thread only runs while the others let go of Python's lock, as TensorRT does when it builds.
+    The thread only runs while the others release Python's lock, as TensorRT does when it builds.
     """
 
     def __init__(self, read: Callable[[], int] = anonymous_bytes) -> None:

@@ -41,9 +41,10 @@ class Progress:
             unit: what is counted, in the singular; ``B`` for bytes, empty to show the time only.
             done: units that were done before.
             quiet: show nothing.
-            leave: keep the bar on the terminal when the stage is over.
+            leave: keep the bar, or write the line, when the stage is over; False where what follows says as much.
         """
         self.description, self.total, self.unit, self.n, self.quiet = description, total, unit, done, quiet
+        self._leave = leave
         self._started = self._told = time.monotonic()
         self._bar: tqdm | None = None
         if not quiet and sys.stderr.isatty():
@@ -67,7 +68,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif not self.quiet:
+        elif self._leave and not self.quiet:
             self._line("" if kind is None else "stopped after ")
 
     def update(self, count: int = 1) -> None:

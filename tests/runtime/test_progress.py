@@ -52,6 +52,12 @@ def test_quiet_says_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_stage_whose_result_is_told_leaves_no_line(capsys):
+    with Progress("denoising", 2, "step", leave=False) as bar:
+        bar.update(2)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_stage_that_fails_says_how_far_it_came(capsys):
     with pytest.raises(ValueError), Progress("sampling", 5, "step", done=1) as bar:
         bar.update()
