@@ -21,7 +21,6 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from calibration.points import tensor_names
 from calibration.ranges import Model, Prompts, Ranges, TensorRange, write_ranges
@@ -34,6 +33,7 @@ from model.checkpoint.fp8 import E4M3_MAX
 from model.text_encoder import TextEncoderConfig, TextStage, text_encoder_json
 from model.transformer import Ideogram4Transformer, TransformerConfig
 from runtime.console import guard
+from runtime.progress import Progress
 
 PROGRAM = "scripts.make_checkpoint"
 SMALL_TEXT = TextEncoderConfig(
@@ -128,7 +128,7 @@ def make_checkpoint(args: argparse.Namespace) -> None:
         for part, pieces in folders.items():
             (partial / part).mkdir()
             stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-            with tqdm(desc=f"{part:26}", total=_total(pieces), unit="B", unit_scale=True, disable=args.quiet) as bar:
+            with Progress(part, _total(pieces), "B", quiet=args.quiet) as bar:
                 _write(partial / part / f"{stem}.safetensors", pieces, generator, bar.update)
             _write_json(partial / part / "config.json", _config(part, transformer, text, vae, args))
         shutil.copytree(DEMO_CHECKPOINT / "tokenizer", partial / "tokenizer")

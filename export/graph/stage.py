@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from tqdm import tqdm
 
 from export.graph import weights
 from export.graph.passes import engine_form
@@ -19,6 +18,7 @@ from export.graph.trace import trace
 from model.checkpoint.directory import Checkpoint, Sources
 from model.layers import set_compute_dtype
 from runtime.bundle.manifest import GraphSpec
+from runtime.progress import Progress
 
 _GRAPHS: dict[Hashable, ir.Model] = {}
 """What has been traced: graphs without weights, a few megabytes each at most."""
@@ -53,10 +53,10 @@ def export_stage(
         CheckpointError: a weight is not finite.
     """
     record = graph_record(stage, checkpoint)
-    with tqdm(desc=f"{stage + ': tracing':24}", unit="B", unit_scale=True, disable=quiet) as bar:
+    with Progress(f"{stage}: tracing", unit="B", quiet=quiet) as bar:
         model = stage_graph(checkpoint, stage, options)
         bar.reset(total=weights.weight_bytes(model))
-        bar.set_description(f"{stage + ': writing':24}")
+        bar.set_description(f"{stage}: writing")
         onnx = folder / "onnx" / f"{stage}.onnx"
         try:
             if is_tile(stage):
@@ -67,7 +67,7 @@ def export_stage(
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
-        bar.set_description(f"{stage:24}")
+        bar.set_description(stage)
     compute = options.precision.stage(stage)
     relative = onnx.relative_to(folder).as_posix()
     expanded = weights.expanded_bytes(model, torch_dtype(compute).itemsize)

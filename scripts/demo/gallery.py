@@ -9,10 +9,10 @@ import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from runtime.console import guard
 from runtime.pipeline import Pipeline
+from runtime.progress import track
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -46,8 +46,8 @@ def make_gallery(bundles: list[Path], output: Path, preset: str, guidance: float
     rows = []
     for bundle in bundles:
         pipeline = Pipeline.load(bundle)
-        bar = tqdm(PROMPTS, desc=pipeline.manifest.precision)
-        made = [pipeline.generate(prompt, preset=preset, guidance=guidance, seed=SEED) for prompt in bar]
+        prompts = track(PROMPTS, pipeline.manifest.precision, "picture")
+        made = [pipeline.generate(prompt, preset=preset, guidance=guidance, seed=SEED) for prompt in prompts]
         rows.append((pipeline.manifest.precision, [one.images[0] for one in made]))
     side = rows[0][1][0].shape[0] + _GAP
     grid = Image.new("RGB", (_LABEL + side * len(PROMPTS), _TEXT + side * len(rows)), "white")

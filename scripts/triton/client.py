@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.atomic_files import PendingFiles
 from runtime.console import guard
 from runtime.image.png import numbered
+from runtime.progress import Progress
 from runtime.sampling.schedule import parse_guidance
 from serving.tensors import INPUTS, NUMPY_TYPES, PNG, PNG_BASE64, PNG_PARAMETER, STEP, STEPS
 
@@ -31,7 +31,7 @@ PROGRAM = "scripts.triton.client"
 PORTS = {"http": 8000, "grpc": 8001}
 STREAM_SUFFIX = "_stream"
 
-Progress = Callable[[int, int], object]
+OnSteps = Callable[[int, int], object]
 """Called with the steps done and their number."""
 
 
@@ -76,7 +76,7 @@ def generate(args: argparse.Namespace) -> None:
     with PendingFiles(files, args.overwrite) as pending:
         if args.stream:
             ask = {"http": stream_http, "grpc": stream_grpc}[args.protocol]
-            with tqdm(desc="denoising", unit="step", leave=False) as bar:
+            with Progress("denoising", unit="step", leave=False) as bar:
                 pngs = ask(url, args.model + STREAM_SUFFIX, inputs, args.timeout, lambda *steps: advance(bar, *steps))
         else:
             pngs = infer(args.protocol, url, args.model, inputs, args.timeout)
@@ -84,7 +84,7 @@ def generate(args: argparse.Namespace) -> None:
     print(f"wrote {', '.join(map(str, files))}", file=sys.stderr)
 
 
-def advance(bar: tqdm, done: int, total: int) -> None:
+def advance(bar: Progress, done: int, total: int) -> None:
     """Move the bar to the steps done."""
     bar.total = total
     bar.update(done - bar.n)
@@ -106,7 +106,7 @@ def infer(protocol: str, url: str, model: str, inputs: dict[str, Any], timeout: 
         connection.close()
 
 
-def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: Progress) -> list[bytes]:
+def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: OnSteps) -> list[bytes]:
     """The PNG files for one request over a gRPC stream."""
     client, refusal = triton("grpc")
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
@@ -132,7 +132,7 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
             connection.stop_stream(cancel_requests=True)
 
 
-def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: Progress) -> list[bytes]:
+def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: OnSteps) -> list[bytes]:
     """The PNG files for one request over server-sent events; needs nothing but Python."""
     for event in events(url, f"/v2/models/{model}/generate_stream", inputs | {PNG_PARAMETER: True}, timeout):
         if "error" in event:

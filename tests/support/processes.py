@@ -8,12 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def start(command: Sequence[object]) -> subprocess.Popen[str]:
+def start(command: Sequence[object], stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """A process in the repository's root that Ctrl-C reaches: whoever runs the tests may be ignoring it."""
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

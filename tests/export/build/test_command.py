@@ -130,12 +130,17 @@ def test_two_builds_of_one_bundle(tmp_path, capsys):
         refused(capsys, tmp_path, f"another build is writing {tmp_path / 'bundle'}")
 
 
-def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path):
-    """The smallest checkpoint, over a copy of another bundle."""
+def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path, capsys):
+    """The smallest checkpoint, over a copy of another bundle. A log gets one line for each stage."""
     bundle = Path(shutil.copytree(peer_bundle("head32", "fp16"), tmp_path / "bundle"))
     (bundle / "onnx" / "stale.onnx").write_bytes(b"old")
     build_bundle(peer("head64", "diffusers")[1], bundle, "fp32", overwrite=True)
     manifest = read_manifest(bundle)
+    shown = capsys.readouterr().err
+    assert "\r" not in shown, "a bar"
+    first, *stages, last = shown.splitlines()
+    assert first.startswith("export.build: needs ") and last.startswith(f"wrote {bundle} (")
+    assert sorted(line.split()[0] for line in stages) == sorted(manifest.graphs)
     assert manifest.precision == "fp32" and not (bundle / "onnx" / "stale.onnx").exists()
     check_files(bundle, manifest.files)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

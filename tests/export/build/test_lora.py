@@ -1,6 +1,7 @@
 """Bundles with adapters in them: what differs from the bundle without, what is recorded, and early errors."""
 
 import shutil
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -52,6 +53,7 @@ def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, cap
     """Another scale over a bundle that has all other stages already; the same once more makes nothing."""
     shutil.copytree(bundles[1], tmp_path / "bundle")
     directory = peer("head64", "original-fp8")[1]
+    options = BuildOptions(checkpoint=directory, output=tmp_path / "bundle", precision="fp8-weight-only")
     for taken in (6, 7):
         build_bundle(directory, tmp_path / "bundle", "fp8-weight-only", lora=[f"{lora}:2"], overwrite=True, quiet=False)
         messages = capsys.readouterr().err
