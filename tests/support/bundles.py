@@ -16,8 +16,10 @@ def build_bundle(checkpoint: Path, output: Path, precision: str, **options: Any)
     The only place of the tests that calls `export.build.command.build`. torch is imported here at the earliest.
     """
     from export.build.command import build
+    from export.build.options import BuildOptions
 
-    build(checkpoint, output, precision, **{"quiet": True, **options})
+    given = {"checkpoint": checkpoint, "output": output, "precision": precision, "quiet": True, **options}
+    build(BuildOptions(**given))
     return output
 
 

@@ -134,7 +134,7 @@ def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path, capsys):
     """The smallest checkpoint, over a copy of another bundle. A log gets one line for each stage."""
     bundle = Path(shutil.copytree(peer_bundle("head32", "fp16"), tmp_path / "bundle"))
     (bundle / "onnx" / "stale.onnx").write_bytes(b"old")
-    build_bundle(peer("head64", "diffusers")[1], bundle, "fp32", overwrite=True)
+    build_bundle(peer("head64", "diffusers")[1], bundle, "fp32", overwrite=True, quiet=False)
     manifest = read_manifest(bundle)
     shown = capsys.readouterr().err
     assert "\r" not in shown, "a bar"

@@ -1,7 +1,6 @@
 """Bundles with adapters in them: what differs from the bundle without, what is recorded, and early errors."""
 
 import shutil
-from dataclasses import replace
 
 import onnx
 import pytest
@@ -38,7 +37,7 @@ def bundles(peer, lora, tmp_path_factory):
     """(bundle without the adapter, bundle with it) of a float8 checkpoint."""
     directory, folder = peer("head64", "original-fp8")[1], tmp_path_factory.mktemp("bundles")
     build_bundle(directory, folder / "plain", "fp8-weight-only")
-    build_bundle(directory, folder / "folded", "fp8-weight-only", lora=[f"{lora}:0.5"])
+    build_bundle(directory, folder / "folded", "fp8-weight-only", lora=(f"{lora}:0.5",))
     return folder / "plain", folder / "folded"
 
 
@@ -53,9 +52,10 @@ def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, cap
     """Another scale over a bundle that has all other stages already; the same once more makes nothing."""
     shutil.copytree(bundles[1], tmp_path / "bundle")
     directory = peer("head64", "original-fp8")[1]
-    options = BuildOptions(checkpoint=directory, output=tmp_path / "bundle", precision="fp8-weight-only")
     for taken in (6, 7):
-        build_bundle(directory, tmp_path / "bundle", "fp8-weight-only", lora=[f"{lora}:2"], overwrite=True, quiet=False)
+        build_bundle(
+            directory, tmp_path / "bundle", "fp8-weight-only", lora=(f"{lora}:2",), overwrite=True, quiet=False
+        )
         messages = capsys.readouterr().err
         assert messages.count("unchanged, taken from an earlier build") == taken
         assert any(line.split()[:2] == ["ort/dit_cond", "unchanged,"] for line in messages.splitlines()) == (taken == 7)
@@ -103,7 +103,7 @@ def test_report_needs_the_same_adapters(bundles, peer, lora, tmp_path):
     }
     with pytest.raises(BundleError, match=r"was not made from the checkpoint .*: its loras is \(LoraSpec.*'s \(\)"):
         verify([bundles[1]], output=tmp_path / "report", **arguments)
-    report = verify([bundles[1]], output=tmp_path / "report", lora=[f"{lora}:0.5"], **arguments)
+    report = verify([bundles[1]], output=tmp_path / "report", lora=(f"{lora}:0.5",), **arguments)
     errors = {stage: max(step_errors(report.entries[0], stage)) for stage in ("dit_cond", "dit_uncond")}
     assert errors["dit_uncond"] <= 1e-5 and 1e-4 < errors["dit_cond"] < 0.1
 

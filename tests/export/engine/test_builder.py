@@ -1,6 +1,5 @@
 """TensorRT-RTX's builder: full disks, refused graphs, interrupts."""
 
-import re
 import signal
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.engines.real import stage_options
 from support.processes import shell_code, start
+from support.terminal import Terminal
 
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.builder import build_plan
@@ -81,15 +81,13 @@ def test_interrupt_inside_the_builder(wide, tmp_path):
         "--output",
         tmp_path / "bundle",
     ]
-    process = start(command)
-    shown = ""
-    while not re.search(r"dit_cond: .* \d+/\d+", shown):
-        part = process.stderr.read(64)
-        assert part, shown
-        shown += part
+    terminal = Terminal()  # elsewhere the builder's steps are not shown
+    process = start(command, stderr=terminal.side)
+    terminal.wait_for(r"dit_cond: .* \d+/\d+")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    error = terminal.rest()
+    process.wait(timeout=30)
     assert shell_code(process) == 130, error[-2000:]
-    assert error.endswith("export.build: interrupted\n") and "Traceback" not in error
+    assert error.endswith("export.build: interrupted\r\n") and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
