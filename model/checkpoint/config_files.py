@@ -73,7 +73,10 @@ def latent_stats_kind(vae: dict[str, Any], layout: str) -> LatentStatsKind:
 
 
 def check_sizes(
-    transformer: TransformerConfig, unconditional: dict[str, Any] | None, vae: AutoencoderConfig, latent_stats: LatentStatsKind
+    transformer: TransformerConfig,
+    unconditional: dict[str, Any] | None,
+    vae: AutoencoderConfig,
+    latent_stats: LatentStatsKind,
 ) -> None:
     """Raise ValueError unless transformers, autoencoder and latent statistics fit together."""
     if transformer.in_channels != PATCH * PATCH * vae.latent_channels:

@@ -78,8 +78,8 @@ def read_lora(file: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, A
     parts, foreign = _assign(file, stored, modules)
     if not parts:
         raise LoraError(
-            f"{file} is not a LoRA for this model: none of its {len(stored)} tensors adapts one of its matrices, such as "
-            f"{next(iter(modules))} ({_some(foreign)})"
+            f"{file} is not a LoRA for this model: none of its {len(stored)} tensors adapts one of its matrices, "
+            f"such as {next(iter(modules))} ({_some(foreign)})"
         )
     if foreign:
         raise LoraError(f"{file} holds {len(foreign)} tensors that have no place in this model: {_some(foreign)}")

@@ -39,7 +39,7 @@ from runtime.bundle.manifest import read_manifest
 
 BOTH = ("sm89", "sm120")
 BLOCK_KERNELS = {"fp8": 12, "base": 12}
-"""Kernels of a transformer block at the real width, by the attention's type; see `export.graph.passes.engine_form`."""
+"""Kernels of a transformer block at the real width, by the attention's type; see `export.graph.passes`."""
 
 
 @pytest.fixture(scope="module")

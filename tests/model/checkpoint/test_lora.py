@@ -16,9 +16,9 @@ from support.measure import relative_error
 
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.folded import Folded
 from model.checkpoint.lora import parse_lora, touching, with_loras, without_loras
 from model.checkpoint.lora_files import LoraError
-from model.checkpoint.folded import Folded
 from model.checkpoint.sources import Joined, Stored
 
 BOUND = 1e-5
@@ -314,7 +314,10 @@ def put(**parts):
     ("spell", "message"),
     [
         (lambda m: peft(m, "unet."), r"is not a LoRA for this model: none of its 12 tensors adapts .*, and 8 more\)"),
-        (lambda m: peft({n.replace("layers.0", "layers.3"): p for n, p in m.items()}, ""), "is not a LoRA for this model"),
+        (
+            lambda m: peft({n.replace("layers.0", "layers.3"): p for n, p in m.items()}, ""),
+            "is not a LoRA for this model",
+        ),
         (lambda m: {"weight": torch.ones(2)}, r"none of its 1 tensors adapts .* such as input_proj \(weight\)"),
         (
             spoilt(lambda t: t.update({key("layers.9.attention.o", "A"): torch.ones(2, 96)})),
