@@ -167,7 +167,7 @@ def test_ranges_are_measured_with_the_adapters(peer, lora, tmp_path, capsys):
         (["--lora", "{lora}:much"], "has the scale 'much', wanted a number"),
         (["--lora", "{lora}", "{lora}:2"], "is given twice"),
         (["--lora", "{lora}", "--lora", "none.safetensors"], "there is no LoRA file none.safetensors"),
-        (["--lora", "{other}"], "other.safetensors is no LoRA of this model: none of its 2 tensors"),
+        (["--lora", "{other}"], "other.safetensors is not a LoRA for this model: none of its 2 tensors"),
         (
             ["--lora", "{wide}"],
             "wide.safetensors does not fit this model: layers.0.",

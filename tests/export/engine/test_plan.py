@@ -21,7 +21,7 @@ from export.graph.stage import stage_graph
 from model.checkpoint.directory import open_checkpoint
 
 BLOCK_KERNELS = {"fp8": 12, "base": 12}
-"""Kernels of a transformer block at the real width, by the attention's type; see `export.graph.passes.engine_form`."""
+"""Kernels of a transformer block at the real width, by the attention's type; see `export.graph.passes`."""
 
 
 @pytest.fixture(scope="module")
