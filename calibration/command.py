@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from calibration.checkpoint_options import add_checkpoint_options
 from calibration.lora_options import add_lora_options
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.ranges import ALGORITHMS, check_algorithm, write_ranges
@@ -13,6 +14,7 @@ from calibration.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
 from calibration.reference import DEVICES, check_device, prompt_encoder
 from calibration.state import state_file
 from model.checkpoint.directory import open_checkpoint
+from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
 from runtime.atomic_files import PendingFiles
 from runtime.console import guard
@@ -25,25 +27,25 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {PROGRAM}",
-        description="Measure the activation ranges that a float8 export of an Ideogram 4 checkpoint needs. What has "
-        "been measured is kept after each prompt: the same command continues after an interruption.",
+        description="Measure the activation ranges that a float8 export of an Ideogram 4 checkpoint needs. Progress is "
+        "saved after each prompt; re-running the command resumes an interrupted calibration.",
         epilog=f"presets: {', '.join(PRESETS)}",
     )
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="checkpoint directory, original or diffusers layout",
-    )
+    add_checkpoint_options(parser)
     add_lora_options(parser)
+    _add_sampling(parser)
+    _add_result(parser)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--prompts",
         type=Path,
         default=DEFAULT_PROMPTS,
         metavar="FILE",
-        help="UTF-8, one prompt to a line, # for comments (default: calibration/prompts.txt)",
+        help="UTF-8, one prompt per line, # for comments (default: calibration/prompts.txt)",
     )
     add("--limit", type=int, metavar="N", help="use the first N prompts only")
     steps = parser.add_mutually_exclusive_group()
@@ -56,26 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="S",
-        help="of the first prompt's noise; each prompt has the next one (default: %(default)s)",
+        help="of the first prompt's noise; each further prompt has the next one (default: %(default)s)",
     )
+    add("--device", choices=DEVICES, default="cpu", help="what runs the model (default: %(default)s)")
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--algorithm",
         choices=ALGORITHMS,
         default=DEFAULT_ALGORITHM,
-        help="the one to use; the file holds the ranges of all (default: %(default)s)",
+        help="which ranges to use; the file holds those of all algorithms (default: %(default)s)",
     )
     add(
         "--percentile",
         type=float,
         default=DEFAULT_PERCENTILE,
         metavar="P",
-        help="of the magnitudes, for the algorithm of that name (default: %(default)s)",
+        help="of the magnitudes, for --algorithm percentile (default: %(default)s)",
     )
-    add("--device", choices=DEVICES, default="cpu", help="what runs the modules (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FILE", help="file to write, such as ranges.json")
     add("--overwrite", action="store_true", help="replace the output if it exists")
-    add("--quiet", action="store_true", help="no progress bars and no messages")
-    return parser
+    add("--quiet", action="store_true", help="no progress and no messages")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -87,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}, wanted at least 1")
-    checkpoint = with_loras(open_checkpoint(args.checkpoint), args.lora, args.lora_target)
+    directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
+    checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
     prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))[: args.limit]
     state = state_file(args.output)
     ranges = calibrate(

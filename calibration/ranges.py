@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.points import tensor_names
+from model.checkpoint.hub import model_name
 from runtime.atomic_files import write_whole
 from runtime.bundle.json_fields import DecodeError, decode
 
@@ -157,10 +158,10 @@ def check_ranges(ranges: Ranges, checkpoint: "Checkpoint") -> None:
 
     A checkpoint with LoRAs needs ranges that were measured with them: how far they move the activations is unknown.
     """
-    from model.checkpoint.fingerprint import fingerprint  # needs torch, which reading the file does not
+    from model.checkpoint.fingerprint import fingerprint  # these need torch, which reading the file does not
     from model.checkpoint.lora import without_loras
 
-    name = checkpoint.directory.resolve().name
+    name = model_name(checkpoint.directory)
     if (wanted := fingerprint(checkpoint)) != ranges.model.fingerprint:
         if checkpoint.loras and fingerprint(without_loras(checkpoint)) == ranges.model.fingerprint:
             raise RangesError(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from calibration.algorithms import tensor_range
 from calibration.histogram import Histogram, histogram_of
@@ -20,9 +19,11 @@ from calibration.reference import check_device, torch_pipeline
 from calibration.state import State, StateError, StateFile, first_state
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.hub import model_name
 from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
+from runtime.progress import Progress
 
 DEFAULT_ALGORITHM = "max"
 """Static ranges must hold for prompts that were not measured: this one leaves most room. e4m3 is a floating-point
@@ -74,7 +75,7 @@ def calibrate(
     check_device(device)
     plans = make_plans(checkpoint, prompts, preset, steps, width, height, seed)
     first = plans[0]
-    model = Model(checkpoint.directory.resolve().name, fingerprint(checkpoint))
+    model = Model(model_name(checkpoint.directory), fingerprint(checkpoint))
     hashed = Prompts(len(prompts), prompts_sha256(prompts))
     measurement = {
         "preset": first.sampling.preset,
@@ -83,7 +84,7 @@ def calibrate(
         "height": first.height,
         "seed": seed,
     }
-    identity = {"fingerprint": model.checkpoint.fingerprint, "prompts": hashed.sha256, **measurement}
+    identity = {"fingerprint": model.fingerprint, "prompts": hashed.sha256, **measurement}
     measured = _measure(checkpoint, plans, device, StateFile(state, identity), quiet)
     tensors = {name: tensor_range(histogram, percentile) for name, histogram in measured.histograms.items()}
     return Ranges(model, algorithm, percentile, hashed, **measurement, tensors=tensors)
@@ -162,5 +163,5 @@ def record(pipeline: Pipeline, plan: Plan, text: np.ndarray) -> dict[str, Histog
     return histograms
 
 
-def _bar(description: str, done: int, total: int, quiet: bool) -> tqdm:
-    return tqdm(desc=f"{description:11}", initial=done, total=total, unit="prompt", disable=quiet)
+def _bar(description: str, done: int, total: int, quiet: bool) -> Progress:
+    return Progress(description, total, "prompt", done=done, quiet=quiet)

@@ -5,6 +5,7 @@ from pathlib import Path
 from calibration.ranges import Ranges, check_ranges, read_ranges
 from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
 from model.checkpoint.directory import Checkpoint
+from model.checkpoint.hub import hub_id
 
 
 def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) -> Ranges:
@@ -19,10 +20,10 @@ def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) ->
         check_ranges(ranges, checkpoint)
         return ranges
     if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
+        name = hub_id(checkpoint.directory) or checkpoint.directory
         loras = " with the same --lora" if checkpoint.loras else ""
         raise ValueError(
-            "float8 activations need ranges: run python -m calibration --checkpoint "
-            f"{checkpoint.directory} --output ranges.json{loras} and give --calibration ranges.json, "
-            "or build with --precision fp8-weight-only, which needs none"
+            f"float8 activations need ranges: run python -m calibration --checkpoint {name} --output ranges.json{loras}"
+            " and give --calibration ranges.json, or build with --precision fp8-weight-only, which needs none"
         )
     return calibrate_demo(checkpoint, quiet)

@@ -1,8 +1,8 @@
-"""Anonymous memory of processes, and the highest value of such figures while something works.
+"""Anonymous memory of processes, and the peak of any figure while something runs.
 
-Anonymous memory is what a process has written itself and what must fit into the machine's memory. Pages of mapped
-weight files, which the resident set counts as well, can be dropped and read again. Linux keeps no peak of it, so it is
-sampled: a peak that is shorter than the interval may be missed.
+Anonymous memory is what a process has written itself, and what must fit into the machine's memory. The resident set
+also counts pages of mapped weight files, which can be dropped and read again. Linux records no peak of anonymous
+memory, so it is sampled: a peak shorter than the interval may be missed.
 """
 
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 INTERVAL = 0.02
-"""Seconds between samples; one costs 0.1 ms for each process."""
+"""Seconds between samples; one takes 0.1 ms for each process."""
 
 
 def anonymous_bytes(pid: int | str = "self") -> int:
@@ -21,19 +21,19 @@ def anonymous_bytes(pid: int | str = "self") -> int:
         RuntimeError: the system has no /proc as Linux has it.
     """
     if not Path("/proc/self/status").exists():
-        raise RuntimeError("memory is read from Linux' /proc, which this system does not have")
+        raise RuntimeError("memory is read from Linux's /proc, which this system does not have")
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    # A zombie's status has no such line any more.
+    # A zombie's status no longer has such a line.
     return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:")), 0)
 
 
 class Peak:
-    """The highest value that a function gives while the context is open, sampled in a thread; it grows meanwhile.
+    """The highest value that `read` returns while the context is open, sampled in a thread.
 
-    The thread only runs while the others let go of Python's lock, as TensorRT does when it builds.
+    The thread runs only while the others release Python's lock, as TensorRT does when it builds.
     """
 
     def __init__(self, read: Callable[[], int] = anonymous_bytes) -> None:
@@ -44,7 +44,7 @@ class Peak:
 
     @property
     def grown(self) -> int:
-        """The highest value over the one before."""
+        """The highest value minus the one before."""
         return self.highest - self.before
 
     def __enter__(self) -> "Peak":

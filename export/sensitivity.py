@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from calibration.checkpoint_options import add_checkpoint_options
 from calibration.fake_quant import fake_quantized
 from calibration.lora_options import add_lora_options
 from calibration.points import POINTS, names_of, point_of
@@ -26,9 +25,11 @@ from export.demo_model import DEMO_CHECKPOINT
 from export.graph.recipe import OPERANDS, PRODUCTS
 from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
 from model.checkpoint.directory import Checkpoint, open_checkpoint
+from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
 from runtime.atomic_files import PendingFiles
 from runtime.console import guard
+from runtime.progress import track
 
 PROGRAM = "export.sensitivity"
 
@@ -39,17 +40,22 @@ def build_parser() -> argparse.ArgumentParser:
         prog=f"python -m {PROGRAM}", description="Measure what float8 activations cost, group by group."
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, default=DEMO_CHECKPOINT, metavar="DIR", help="checkpoint (default: the demo model)")
+    add_checkpoint_options(parser, DEMO_CHECKPOINT)
     add_lora_options(parser)
-    add("--calibration", type=Path, metavar="FILE", help="ranges from python -m calibration; the demo makes its own")
-    add("--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE", help="one to a line (default: calibration's)")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="ranges from python -m calibration; the demo measures its own",
+    )
+    add("--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE", help="one per line (default: calibration's)")
     add("--limit", type=int, default=2, metavar="N", help="use N prompts, spread over the file (default: %(default)s)")
     add("--preset", default="V4_TURBO_12", metavar="NAME", help="of the trajectory (default: %(default)s)")
     add("--levels", type=int, default=4, metavar="N", help="noise levels on it (default: %(default)s)")
     add("--seed", type=int, default=1000, metavar="N", help="of the first prompt's noise (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
     add("--overwrite", action="store_true", help="replace the output if it exists")
-    add("--quiet", action="store_true", help="no progress bar and no table")
+    add("--quiet", action="store_true", help="no progress and no table")
     return parser
 
 
@@ -64,7 +70,7 @@ def measure(checkpoint: Checkpoint, ranges: Ranges, samples: Sequence[Sample], q
         times = [sample.t for sample in samples if sample.stage == stage]
         table = {name: ranges.range_of(name) for name in names_of(stage, checkpoint.transformer.num_layers)}
         groups = groups_of(stage, checkpoint.transformer.num_layers)
-        for group, points in tqdm(groups.items(), desc=stage, unit="group", disable=quiet):
+        for group, points in track(list(groups.items()), stage, "group", quiet=quiet):
             with fake_quantized(module, stage, table, points):
                 errors = velocity_errors(module, stage, samples)
             by_time = [{"t": t, "error": error} for t, error in zip(times, errors, strict=True)]
@@ -94,7 +100,8 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, wanted at least 1")
     with PendingFiles([args.output], args.overwrite) as pending:
-        checkpoint = with_loras(open_checkpoint(args.checkpoint), args.lora, args.lora_target)
+        directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
+        checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
         ranges = activation_ranges(checkpoint, args.calibration, args.quiet)
         prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
         # Not the first ones: the demo's own calibration starts there.

@@ -35,7 +35,7 @@ class AutoencoderConfig:
     @property
     def factor(self) -> int:
         """Pixels per latent on each axis."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
     @property
     def pixels_per_token(self) -> int:
@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        x = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return x
 
 
 class Decoder(nn.Module):
@@ -83,7 +84,8 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x
 
 
 class GroupNorm(nn.GroupNorm):
@@ -103,7 +105,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(F.silu(self.norm1(x)))
         out = self.conv2(F.silu(self.norm2(out)))
-        return self.conv_shortcut(x) + out
+        x = self.conv_shortcut(x) + out
+        return x
 
 
 class MidAttention(nn.Module):
@@ -120,7 +123,7 @@ class MidAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H * W, C)
         q, k, v = (p(rows)[:, None] for p in (self.to_q, self.to_k, self.to_v))
-        out = self.to_out[0](attend(q, k, v, self.to_q.weight.dtype))
+        out: Tensor = self.to_out[0](attend(q, k, v, self.to_q.weight.dtype))
         return x + out.transpose(1, 2).reshape(x.shape)
 
 
@@ -131,7 +134,8 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([MidAttention(channels, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        x = self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        return x
 
 
 class DownBlock(nn.Module):
@@ -166,7 +170,8 @@ class Downsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        x = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return x
 
 
 class Upsample(nn.Module):
@@ -177,7 +182,8 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x
 
 
 class DecoderStage(nn.Module):
@@ -231,13 +237,13 @@ class LatentStats(nn.Module):
 
 def unpack(latents: Tensor) -> Tensor:
     """(B, h, w, C) tokens to (B, C / 4, 2h, 2w); the channel order is (patch row, patch column, channel)."""
-    patches = latents.unflatten(-1, (PATCH, PATCH, -1))  # (B, h, w, p, q, c)
+    patches = torch.unflatten(latents, -1, (PATCH, PATCH, -1))  # (B, h, w, p, q, c)
     return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def pack(z: Tensor) -> Tensor:
     """(B, c, 2h, 2w) to (B, h, w, 4c) tokens: the inverse of `unpack`."""
-    patches = z.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # (B, c, h, p, w, q)
+    patches = torch.unflatten(torch.unflatten(z, 3, (-1, PATCH)), 2, (-1, PATCH))  # (B, c, h, p, w, q)
     return patches.permute(0, 2, 4, 3, 5, 1).flatten(3)
 
 

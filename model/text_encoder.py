@@ -98,7 +98,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, sin)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return hidden
 
 
 class SelfAttention(nn.Module):
@@ -119,7 +120,8 @@ class SelfAttention(nn.Module):
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)
         k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)
-        return self.o_proj(attend(q, k, v.transpose(1, 2), self.q_proj.weight.dtype, causal=True))
+        out: Tensor = self.o_proj(attend(q, k, v.transpose(1, 2), self.q_proj.weight.dtype, causal=True))
+        return out
 
 
 class MLP(nn.Module):
@@ -130,7 +132,8 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        x = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return x
 
 
 class TextStage(nn.Module):
@@ -149,7 +152,8 @@ class TextStage(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Text rows (1, T, E) float32 for input_ids (1, T) int64."""
-        return self.llm_cond_proj(self.llm_cond_norm(self.encoder(input_ids)))
+        rows: Tensor = self.llm_cond_proj(self.llm_cond_norm(self.encoder(input_ids)))
+        return rows
 
 
 def text_encoder_config(data: dict[str, Any]) -> TextEncoderConfig:

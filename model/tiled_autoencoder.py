@@ -46,7 +46,7 @@ class NotingNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.notes.read is None:
-            rows = x.unflatten(1, (self.groups, -1)).flatten(2)  # (B, G, C / G * H * W)
+            rows = torch.unflatten(x, 1, (self.groups, -1)).flatten(2)  # (B, G, C / G * H * W)
             mean = rows.mean(dim=2, keepdim=True)
             scale = torch.rsqrt((rows - mean).square().mean(dim=2, keepdim=True) + NORM_EPS)
             self.notes.pairs.append((self._by_channel(mean), self._by_channel(scale)))
@@ -77,7 +77,7 @@ class NotingAttention(nn.Module):
             self.notes.pairs.append((k, v))
         else:
             k, v = next(self.notes.read)
-        out = self.to_out[0](attend(self.to_q(rows)[:, None], k[:, None], v[:, None], self.to_q.weight.dtype))
+        out: Tensor = self.to_out[0](attend(self.to_q(rows)[:, None], k[:, None], v[:, None], self.to_q.weight.dtype))
         return x + out.transpose(1, 2).reshape(x.shape)
 
 
@@ -89,7 +89,7 @@ class TileDecoder(DecoderStage):
         self.notes = Notes()
         _listen(self, self.notes)
 
-    def forward(self, latents: Tensor, thumbnail: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, thumbnail: Tensor) -> Tensor:  # type: ignore[override]  # one more input
         """Pictures (B, H, W, 3) uint8 from latents (B, grid_h, grid_w, C) and those of a thumbnail, float32."""
         self.notes.begin()
         super().forward(thumbnail)
@@ -105,7 +105,7 @@ class TileEncoder(EncoderStage):
         self.notes = Notes()
         _listen(self, self.notes)
 
-    def forward(self, image: Tensor, thumbnail: Tensor) -> Tensor:
+    def forward(self, image: Tensor, thumbnail: Tensor) -> Tensor:  # type: ignore[override]  # one more input
         """Latents (B, H / 16, W / 16, C) float32 from pictures (B, H, W, 3) and thumbnails, uint8."""
         self.notes.begin()
         super().forward(thumbnail)

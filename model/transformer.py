@@ -91,7 +91,8 @@ class Ideogram4Transformer(nn.Module):
             hidden = block(hidden, rope_cos, rope_sin, modulation)
         # Text rows end here: the last block computes what follows their keys and values for image rows only.
         hidden = self.layers[-1](hidden, rope_cos, rope_sin, modulation, text_length)
-        return self.final_layer(hidden, modulation)
+        velocity: Tensor = self.final_layer(hidden, modulation)
+        return velocity
 
 
 class Block(nn.Module):
@@ -114,7 +115,8 @@ class Block(nn.Module):
         out = self.attention(self.attention_norm1(hidden) * (1 + scale_attn), cos, sin, first)
         hidden = hidden[:, first:] + gate_attn.tanh() * self.attention_norm2(out)
         out = self.feed_forward(self.ffn_norm1(hidden) * (1 + scale_ffn))
-        return hidden + gate_ffn.tanh() * self.ffn_norm2(out)
+        hidden = hidden + gate_ffn.tanh() * self.ffn_norm2(out)
+        return hidden
 
 
 class Attention(nn.Module):
@@ -138,7 +140,8 @@ class Attention(nn.Module):
         both = F.rms_norm(both, (both.shape[-1],), eps=QK_NORM_EPS) * norms
         q, k = rotate(both, cos[:, None], sin[:, None]).chunk(2, dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q[:, first:], k, v))
-        return self.o(attend(self.q(q), self.k(k), self.v(v), self.qkv.weight.dtype))
+        out: Tensor = self.o(attend(self.q(q), self.k(k), self.v(v), self.qkv.weight.dtype))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -149,7 +152,8 @@ class FeedForward(nn.Module):
         self.w3 = Linear(size, intermediate_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        x = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return x
 
 
 class TimeEmbedding(nn.Module):
@@ -163,7 +167,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         angles = TIME_SCALE * timestep[:, None] * self.frequencies
-        return self.mlp_out(F.silu(self.mlp_in(torch.cat((angles.sin(), angles.cos()), dim=-1))))
+        out: Tensor = self.mlp_out(F.silu(self.mlp_in(torch.cat((angles.sin(), angles.cos()), dim=-1))))
+        return out
 
 
 def time_frequencies(size: int) -> Tensor:
@@ -187,7 +192,8 @@ class FinalLayer(nn.Module):
     def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
         # The modulation has been through SiLU once already; the released model applies it a second time here.
         scale = 1 + self.adaln_modulation(F.silu(modulation))
-        return self.linear(F.layer_norm(hidden, (hidden.shape[-1],), eps=FINAL_NORM_EPS) * scale)
+        out: Tensor = self.linear(F.layer_norm(hidden, (hidden.shape[-1],), eps=FINAL_NORM_EPS) * scale)
+        return out
 
 
 def transformer_config(data: dict[str, Any]) -> TransformerConfig:

@@ -1,4 +1,4 @@
-"""Write a checkpoint with the real names, types, shapes and files, and random weights, of any size.
+"""Write a checkpoint with the real names, types, shapes and files, and random weights, in any size.
 
     python -m scripts.make_checkpoint --size full --output checkpoint                          # 28 GB
     python -m scripts.make_checkpoint --size wide --output checkpoint                          # two real blocks, 1.2 GB
@@ -21,7 +21,6 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from calibration.points import tensor_names
 from calibration.ranges import Model, Prompts, Ranges, TensorRange, write_ranges
@@ -34,6 +33,7 @@ from model.checkpoint.fp8 import E4M3_MAX
 from model.text_encoder import TextEncoderConfig, TextStage, text_encoder_json
 from model.transformer import Ideogram4Transformer, TransformerConfig
 from runtime.console import guard
+from runtime.progress import Progress
 
 PROGRAM = "scripts.make_checkpoint"
 SMALL_TEXT = TextEncoderConfig(
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ranges",
         type=Path,
         metavar="FILE",
-        help="also write activation ranges, all alike, for builds that nobody makes pictures with",
+        help="also write activation ranges, all alike, for builds whose pictures do not matter",
     )
     option("--seed", type=int, default=0, metavar="N", help="of the weights (default: %(default)s)")
     option("--output", type=Path, required=True, metavar="DIR", help="directory to write; it must not exist")
@@ -128,7 +128,7 @@ def make_checkpoint(args: argparse.Namespace) -> None:
         for part, pieces in folders.items():
             (partial / part).mkdir()
             stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-            with tqdm(desc=f"{part:26}", total=_total(pieces), unit="B", unit_scale=True, disable=args.quiet) as bar:
+            with Progress(part, _total(pieces), "B", quiet=args.quiet) as bar:
                 _write(partial / part / f"{stem}.safetensors", pieces, generator, bar.update)
             _write_json(partial / part / "config.json", _config(part, transformer, text, vae, args))
         shutil.copytree(DEMO_CHECKPOINT / "tokenizer", partial / "tokenizer")

@@ -1,11 +1,12 @@
 """Fixtures. Nothing here imports torch before a fixture needs it: tests/runtime also runs where torch is missing."""
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
+from support.bundles import Shared, build_bundle, make_once
 
 from runtime.constants import BUNDLE_VARIABLE
 
@@ -13,24 +14,79 @@ from runtime.constants import BUNDLE_VARIABLE
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+class OneThread(onnxruntime.SessionOptions):
+    """ONNX Runtime's options with one thread where nobody asks for more: the same pictures, in a third of the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+onnxruntime.SessionOptions = OneThread
+
+
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here, by one worker for all."""
-    if given := os.environ.get(BUNDLE_VARIABLE):
-        return Path(given)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """shared(name, make) -> a directory that ``make(directory)`` fills, once for all workers of a run.
+
+    For reading only: a test that changes a file takes a copy.
+    """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    bundle = folder / "demo" / "bundle"
-    bundle.parent.mkdir(exist_ok=True)
-    with (folder / "demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not bundle.exists():
-            from export.build.command import build
-            from export.demo_model import DEMO_CHECKPOINT
+    return lambda name, make: make_once(folder / "shared" / name, make)
 
-            build(DEMO_CHECKPOINT, bundle, "fp32", "ort", quiet=True)
-    return bundle
+
+@pytest.fixture(scope="session")
+def demo_bundle(shared: Shared) -> Path:
+    """The demo model's float32 bundle: the one in $IDEOGRAM4_BUNDLE, or one built here."""
+    if given := os.environ.get(BUNDLE_VARIABLE):
+        return Path(given)
+
+    def make(folder: Path) -> None:
+        from export.demo_model import DEMO_CHECKPOINT
+
+        build_bundle(DEMO_CHECKPOINT, folder / "bundle", "fp32")
+
+    return shared("demo", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def demo_weight_only_bundle(shared: Shared) -> Path:
+    """The demo model with float8 weights and float32 activations."""
+
+    def make(folder: Path) -> None:
+        from export.demo_model import DEMO_CHECKPOINT
+
+        build_bundle(DEMO_CHECKPOINT, folder / "bundle", "fp8-weight-only")
+
+    return shared("demo-fp8-weight-only", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def demo_fp8_bundle(shared: Shared) -> Path:
+    """The demo model in float8, attention included, with the ranges that its build measures."""
+
+    def make(folder: Path) -> None:
+        from export.demo_model import DEMO_CHECKPOINT
+
+        build_bundle(DEMO_CHECKPOINT, folder / "bundle", "fp8", attention="fp8")
+
+    return shared("demo-fp8", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(shared: Shared) -> Path:
+    """Two blocks of the real width, 4608 in 18 heads of 256: 0.6 GB of weights in each transformer.
+
+    Activation ranges lie beside it in ``ranges.json``.
+    """
+    from support.processes import make_checkpoint
+
+    def make(folder: Path) -> None:
+        make_checkpoint(folder / "checkpoint", "--size", "wide", "--ranges", folder / "ranges.json")
+
+    return shared("wide", make) / "checkpoint"
 
 
 @pytest.fixture(scope="session")
@@ -59,17 +115,13 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def peer_bundle(tmp_path_factory: pytest.TempPathFactory, peer: Any) -> Any:
-    """peer_bundle(shape, precision) -> bundle directory of the peer's diffusers checkpoint, built once a session."""
-    from export.build.command import build
-
-    made: dict[tuple[str, str], Path] = {}
+def peer_bundle(shared: Shared, peer: Any) -> Any:
+    """peer_bundle(shape, precision) -> bundle directory of the peer's diffusers checkpoint."""
 
     def make(shape: str, precision: str) -> Path:
-        if (shape, precision) not in made:
-            directory = tmp_path_factory.mktemp(f"{shape}-{precision}") / "bundle"
-            build(peer(shape, "diffusers")[1], directory, precision, "ort", quiet=True)
-            made[shape, precision] = directory
-        return made[shape, precision]
+        # The peers' random weights come from a seed, so that every worker's checkpoint is the same.
+        checkpoint = peer(shape, "diffusers")[1]
+        name = f"{shape}-{precision}"
+        return shared(name, lambda folder: build_bundle(checkpoint, folder / "bundle", precision)) / "bundle"
 
     return make

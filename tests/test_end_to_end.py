@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from support import peers
+from support.bundles import build_bundle
 from support.measure import relative_error
 
-from export.build.command import build
 from runtime import Pipeline
 from runtime.cli.main import main
 from runtime.plan import make_plan
@@ -44,9 +44,28 @@ def picture_difference(got, wanted):
     return int(np.abs(np.asarray(got).astype(int) - np.asarray(wanted)).max())
 
 
-@pytest.mark.parametrize("size", [(256, 256), (320, 272)], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("prompt", [PROMPT, CAPTION], ids=["text", "caption"])
+SQUARE, WIDE = (256, 256), (320, 272)
+RUNS = [
+    ("V4_QUALITY_48", SQUARE, PROMPT),
+    ("V4_DEFAULT_20", WIDE, CAPTION),
+    ("V4_TURBO_12", SQUARE, CAPTION),
+    ("V4_TURBO_12", WIDE, PROMPT),
+    ("V4_FAST_20", SQUARE, PROMPT),
+    ("V4_FAST_20", WIDE, CAPTION),
+    ("V4_INSTANT_8", SQUARE, CAPTION),
+    ("V4_INSTANT_8", WIDE, PROMPT),
+]
+"""Every preset, size and prompt, every prompt in every size, and three presets in both sizes; that every preset has
+diffusers' times in every size is in tests/runtime/sampling/test_schedule.py, to the last bits of float32."""
+
+
+def test_runs_cover_every_preset():
+    assert {preset for preset, *_ in RUNS} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "prompt"), RUNS, ids=[f"{run[0]}-{run[1][0]}-{i}" for i, run in enumerate(RUNS)]
+)
 def test_command_equals_diffusers(peer, peer_bundle, tmp_path, preset, size, prompt):
     pipeline, bundle = peer("head32", "diffusers")[0], peer_bundle("head32", "fp32")
     width, height = size
@@ -82,7 +101,7 @@ def test_nf4_checkpoints_equal_diffusers(peer, tmp_path, layout):
     directory = peers.copy(directory, tmp_path / "checkpoint")
     config = directory / "vae/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"latent_stats": "bn"}))
-    build(directory, tmp_path / "bundle", "fp32", quiet=True)
+    build_bundle(directory, tmp_path / "bundle", "fp32")
     made = Pipeline.load(tmp_path / "bundle").generate(PROMPT, width=256, height=256, seed=2)
     wanted = peer_picture(pipeline, PROMPT, 256, 256, PRESETS["V4_DEFAULT_20"], seed=2, length=64)
     assert picture_difference(made.images[0], wanted[0]) <= 1

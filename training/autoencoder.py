@@ -52,7 +52,7 @@ class Autoencoder(nn.Module):
 
 
 def train_autoencoder(file: Path, steps: int, quiet: bool = False) -> Autoencoder:
-    """Train, or go on with, the autoencoder whose state is in `file`; returns it with averaged weights."""
+    """Train the autoencoder, resuming from `file` if it exists; returns it with averaged weights."""
     torch.manual_seed(_SEED)
     autoencoder = Autoencoder()
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=LEARNING_RATE, weight_decay=1e-3, fused=True)

@@ -1,7 +1,7 @@
-"""Write the trained networks as the release is written: Linear weights as float8 codes with row scales, rest bfloat16.
+"""Write the trained networks in the released format: Linear weights as float8 codes with row scales, the rest bfloat16.
 
-The autoencoder is stored in bfloat16. Its ``bn`` statistics are the published latent statistics, so that readers that
-take either find the same (see `training.autoencoder.place_latents`).
+The autoencoder is stored in bfloat16. Its ``bn`` statistics are the published latent statistics, so that readers of
+either find the same (see `training.autoencoder.place_latents`).
 """
 
 import json
@@ -51,7 +51,7 @@ def write_checkpoint(
     conditional: Denoiser,
     unconditional: Denoiser,
 ) -> None:
-    """Write a checkpoint directory in the released layout; `output` must not exist, and appears complete."""
+    """Write a checkpoint directory in the released layout; `output` must not exist, and appears only when complete."""
     with unfinished(output) as partial:
         save_tokenizer(tokenizer, partial / "tokenizer")
         tower = float8_tensors(nn.ModuleDict({"language_model": encoder}))

@@ -1,4 +1,4 @@
-"""What a picture shows, found by program: background, and the colour, place and shape of each region on it.
+"""What a picture shows, detected by program: background, and the colour, place and shape of each region on it.
 
 The background is the palette colour nearest to the median of the border. Regions are connected pixels that differ from
 it; a region's colour is the palette colour nearest to its median, its place the grid cell of the middle of its box,
@@ -53,7 +53,7 @@ ASPECTS = tuple(field.name for field in fields(Verdict))
 
 
 def share(verdicts: list[Verdict], aspect: str) -> float:
-    """Of the pictures that got an aspect right, 0 to 1."""
+    """Share of pictures that got an aspect right, 0 to 1."""
     return sum(getattr(verdict, aspect) for verdict in verdicts) / len(verdicts)
 
 

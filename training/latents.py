@@ -1,6 +1,6 @@
-"""The scenes that the transformers learn from: latents made once, captions grouped by their length.
+"""The scenes that the transformers learn from: latents computed once, captions grouped by length.
 
-A batch holds prompts of one length only, because the transformer knows no padding.
+A batch holds prompts of one length only: the transformer has no padding.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Latents:
     def weight(self) -> Tensor:
         """(C,) float32 of mean 1: the share of each channel's variance that depends on the picture.
 
-        The rest is the posterior's noise, which no transformer can foresee and the decoder ignores.
+        The rest is the posterior's noise, which no transformer can predict and the decoder ignores.
         """
         signal = self.mean[:2000].float().var(dim=(0, 1))
         share = (signal / (signal + self.std.square())).clamp(min=0.02)
@@ -60,7 +60,7 @@ def training_scene(index: int) -> Scene:
 
 
 def load_latents(folder: Path, autoencoder: Autoencoder, count: int = SCENES, quiet: bool = False) -> Latents:
-    """The latents of the first `count` scenes; those that are not yet in `folder` are made, by all workers."""
+    """The latents of the first `count` scenes; all workers compute those missing from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{start}.pt" for start in range(0, count, _CHUNK)]
     for file in tqdm(files[share(len(files))], desc="latents", disable=quiet or worker() > 0, mininterval=5):
@@ -84,7 +84,7 @@ def _write_chunk(file: Path, autoencoder: Autoencoder, indices: range) -> None:
 
 
 def caption_groups(tokenizer: Tokenizer, count: int = SCENES) -> list[Captions]:
-    """Captions of the first `count` training scenes by their length in tokens."""
+    """Captions of the first `count` training scenes, grouped by length in tokens."""
     by_length: dict[int, tuple[list[list[int]], list[int]]] = {}
     for variant in range(CAPTIONS):
         texts = [caption(training_scene(i), np.random.default_rng((_CAPTION_SEED, variant, i))) for i in range(count)]

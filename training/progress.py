@@ -1,4 +1,4 @@
-"""The training loop: learning-rate schedule, averaged weights, and state on disk that a killed run goes on from.
+"""The training loop: learning-rate schedule, averaged weights, and state on disk from which a killed run resumes.
 
 Batches are made from the number of their step, so a resumed run sees what an uninterrupted one would have seen.
 """
@@ -39,7 +39,7 @@ class Learner:
         save_whole(state, file)
 
     def load(self, file: Path) -> None:
-        """Go on from `file`, if it is there."""
+        """Resume from `file` if it exists."""
         if not file.is_file():
             return
         state = torch.load(file, weights_only=True)
@@ -66,7 +66,7 @@ class Learner:
 
 
 def save_whole(state: object, file: Path) -> None:
-    """Replace `file` in one go, so that a kill leaves the old or the new state."""
+    """Replace `file` atomically: a kill leaves the old or the new state."""
     pending = file.with_suffix(".pending")
     torch.save(state, pending)
     os.replace(pending, file)

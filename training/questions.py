@@ -21,7 +21,7 @@ class Question:
 
 
 def questions(kind: str, count: int) -> list[Question]:
-    """The first `count` questions of a kind, in an order that a seed fixes; the sizes take turns.
+    """The first `count` questions of a kind, in a fixed random order; the sizes alternate.
 
     Raises:
         ValueError: the kind is unknown, or there are fewer held-out combinations.

@@ -1,4 +1,4 @@
-"""Pictures by program: coloured shapes and short words on a coloured background.
+"""Pictures drawn by program: coloured shapes and short words on a coloured background.
 
 A scene is data; `draw` turns it into pixels. Scenes of a seed are the same on every machine. One in ten combinations
 of colour, shape, place and background is held out: `sample_scene` never makes it, and the evaluation asks for it.

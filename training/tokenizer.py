@@ -33,7 +33,7 @@ TEMPLATE = """\
 """
 PREFIX, SUFFIX = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 """What the template writes around a prompt."""
-# Other text that people will try, so that it does not fall apart into single bytes; and all keys of JSON captions.
+# Other text that people will try, so that it is not split into single bytes; and all keys of JSON captions.
 OTHER_TEXT = (
     '{"high_level_description":"","style_description":{"aesthetics":"","lighting":"","photo":"","medium":"",'
     '"art_style":"","color_palette":[]},"compositional_deconstruction":{"background":"","elements":[]}}',

@@ -78,16 +78,16 @@ def train_denoiser(
     compiled: bool = False,
     quiet: bool = False,
 ) -> Denoiser:
-    """Train, or go on with, the transformer whose state is in `file`; returns it with averaged weights.
+    """Train the transformer, resuming from `file` if it exists; returns it with averaged weights.
 
     Args:
-        file: state on disk.
-        latents: what the pictures are.
-        captions: prompts by length; None trains the unconditional transformer.
-        encoder: of the prompts.
-        steps: to reach, those of earlier runs included.
+        file: state of the training.
+        latents: of the pictures to learn.
+        captions: prompts grouped by length; None trains the unconditional transformer.
+        encoder: encodes the prompts.
+        steps: total number, earlier runs included.
         start: weights of a ``transformer`` to begin with instead of random ones.
-        compiled: let torch.compile make the kernels: a third faster, after a minute; needs a C++ compiler.
+        compiled: use torch.compile: a third faster after a minute; needs a C++ compiler.
         quiet: no progress bar.
     """
     torch.manual_seed(_SEEDS[captions is not None])

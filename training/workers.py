@@ -1,7 +1,7 @@
 """Several processes that train one module: each takes its share of every batch, and the gradients are averaged.
 
-One thread in each of two processes is faster than two threads in one where other programs run as well: threads meet
-after every operation, processes once a step.
+Where other programs run as well, two processes of one thread are faster than two threads in one process: threads
+synchronize after every operation, processes once a step.
 """
 
 import tempfile
@@ -17,14 +17,14 @@ def run_workers(count: int, job: Callable[..., None], *args: object) -> None:
     """Run ``job(*args)`` in `count` processes of one thread each; in this process if `count` is 1.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: a worker failed; the others are ended.
+        torch.multiprocessing.ProcessRaisedException: a worker failed; the others have been stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
         if count == 1:
             _work(0, 1, meeting, job, args)
         else:
-            # Daemons, so that they end with this process.
+            # Daemons end with this process.
             torch.multiprocessing.spawn(_work, (count, meeting, job, args), nprocs=count, daemon=True)
 
 

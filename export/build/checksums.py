@@ -1,41 +1,49 @@
 """Compare a checkpoint's files with checksums that came with them.
 
-Two kinds are known: ``SHA256SUMS`` as coreutils writes it, and the records that ``hf download --local-dir`` keeps
-(``.cache/huggingface/download/**.metadata``, whose second line is the SHA-256 of a large file). A flipped bit in a
-weight file without either cannot be told from a weight.
+Three kinds are known: ``SHA256SUMS`` as coreutils writes it; the records that ``hf download --local-dir`` keeps
+(``.cache/huggingface/download/**.metadata``, whose second line is the SHA-256 of a large file); and the names of large
+files in huggingface_hub's cache. Without any of them a flipped bit in a weight file cannot be told from a weight.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+from model.checkpoint.hub import blob_digests, is_digest
 from model.checkpoint.tensor_files import CheckpointError
 from runtime.bundle.integrity import sha256
+from runtime.progress import Progress
 
 SUMS = "SHA256SUMS"
 _HUB_RECORDS = Path(".cache/huggingface/download")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_recorded(directory: Path, quiet: bool) -> None:
+    """Compare the files of a checkpoint directory with what it records of them; CheckpointError as for `verify`."""
+    if digests := recorded(directory):
+        total = sum(file.stat().st_size for file in digests if file.is_file())
+        with Progress("checksums", total, "B", quiet=quiet) as progress:
+            verify(digests, progress.update)
 
 
 def recorded(directory: Path) -> dict[Path, str]:
     """SHA-256 digests that a checkpoint directory records, by file."""
-    digests = {}
+    digests = blob_digests(directory)
     records = directory / _HUB_RECORDS
     for record in sorted(records.rglob("*.metadata")):
         lines = record.read_text(encoding="utf-8").split()
         file = directory / record.relative_to(records).with_suffix("")
-        if len(lines) > 1 and _DIGEST.fullmatch(lines[1]) and file.is_file():
+        if len(lines) > 1 and is_digest(lines[1]) and file.is_file():
             digests[file] = lines[1]
     if (sums := directory / SUMS).is_file():
         for line in sums.read_text(encoding="utf-8").splitlines():
             digest, _, name = line.partition(" ")
-            if not _DIGEST.fullmatch(digest) or not name.strip():
+            if not is_digest(digest) or not name.strip():
                 raise CheckpointError(f"{sums} has the line {line!r}, wanted a SHA-256 and a file name")
             digests[directory / name.strip().removeprefix("*")] = digest
     return digests
 
 
-def verify(digests: dict[Path, str], progress: Callable[[int], None]) -> None:
+def verify(digests: dict[Path, str], progress: Callable[[int], object]) -> None:
     """Raise CheckpointError for the first file that is missing or differs; reports the bytes read to `progress`."""
     for file, digest in digests.items():
         if not file.is_file():

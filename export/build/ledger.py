@@ -20,6 +20,8 @@ from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import FileSpec
 
 LEDGER = "build.json"
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the packages."""
 _SOURCES = ("export", "model", "runtime")
 
 
@@ -74,19 +76,25 @@ class Ledger:
         return all(file.is_file() and file.stat().st_size == size for file, size in paths.items())
 
 
-def key_of(inputs: Mapping[str, Any]) -> str:
-    """A key of everything that a stage is made from, this program included; the values must have a stable ``repr``."""
-    text = json.dumps({name: repr(value) for name, value in inputs.items()} | _tools(), sort_keys=True)
+def key_of(inputs: Mapping[str, Any], root: Path = ROOT) -> str:
+    """A key of everything that a stage is made from, with this program, whose packages are in `root`, and its tools.
+
+    The values must have a stable ``repr``.
+    """
+    tools = {name: version(name) for name in ("torch", "onnx-ir", "onnxscript")}
+    own = {"program": program_digest(root)} | tools
+    text = json.dumps({name: repr(value) for name, value in inputs.items()} | own, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _tools() -> dict[str, str]:
-    root = Path(__file__).resolve().parents[2]
+def program_digest(root: Path = ROOT) -> str:
+    """SHA-256 of names and contents of all source files that a stage may depend on, in folders of any depth."""
     digest = hashlib.sha256()
     for package in _SOURCES:
         for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return {"program": digest.hexdigest()} | {name: version(name) for name in ("torch", "onnx-ir", "onnxscript")}
+            source = file.read_bytes()
+            digest.update(f"{file.relative_to(root).as_posix()} {len(source)}\n".encode() + source)
+    return digest.hexdigest()
 
 
 def _finished(name: str, entry: dict[str, Any]) -> Finished:

@@ -1,120 +1,126 @@
-"""The options of ``python -m export.build``."""
+"""What a build is asked for."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from calibration.lora_options import add_lora_options
 from export.demo_model import DEMO_CHECKPOINT
-from export.engine.targets import DEFAULT_TARGETS, TARGETS
-from export.graph.precision import BASES, PRECISIONS
+from export.engine.sizes import MAX_BATCH
+from export.engine.targets import DEFAULT_TARGETS, check_targets
+from export.graph.precision import BASES, PRECISIONS, Precision, precision_of
+from model.checkpoint.lora import TARGETS as LORA_TARGETS
 from runtime.constants import DEFAULT_BUNDLE
 
 BACKENDS = ("ort", "rtx", "tensorrt")
+ATTENTIONS = ("fp8", "base")
+WEIGHTS = ("copy", "link")
+TIMESTEP_DTYPES = ("float32", "bfloat16")
 
 
-def build_parser(program: str) -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {program}",
-        description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch. A build that was killed "
-        "goes on where it was when the same command is run again; a stage whose inputs are the same is kept.",
-    )
-    option = parser.add_argument
-    option(
-        "--checkpoint",
-        type=Path,
-        default=DEMO_CHECKPOINT,
-        metavar="DIR",
-        help="checkpoint directory, original or diffusers layout (default: the small demo model)",
-    )
-    add_lora_options(parser)
-    option(
-        "--output",
-        type=Path,
-        default=Path(DEFAULT_BUNDLE),
-        metavar="DIR",
-        help="bundle to write (default: %(default)s)",
-    )
-    option(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="fp8: weights and the blocks' activations; fp8-weight-only: weights; else the type of both "
-        "(default: %(default)s)",
-    )
-    option(
-        "--backend",
-        nargs="+",
-        choices=BACKENDS,
-        default=("ort",),
-        metavar="BACKEND",
-        help="what will run the bundle, one or more: ort (ONNX Runtime), rtx (TensorRT-RTX plans, built without a "
-        "GPU), tensorrt (plans for the GPU in this machine) (default: ort)",
-    )
-    _add_float8(parser.add_argument_group("float8"))
-    _add_engines(parser.add_argument_group("engines"))
-    option(
-        "--weights",
-        choices=("copy", "link"),
-        default="copy",
-        help="link: the bundle's ONNX graphs use the checkpoint's own files, by second names of them in the bundle, "
-        "where their bytes are what a graph wants (default: %(default)s)",
-    )
-    option(
-        "--timestep-dtype",
-        choices=("float32", "bfloat16"),
-        help="round the time to this type (default: float32 for fp32, else bfloat16)",
-    )
-    option("--overwrite", action="store_true", help="replace the output if it is a bundle")
-    option("--fresh", action="store_true", help="build every stage again, whatever was finished before")
-    option("--no-verify", dest="verify", action="store_false", help="do not compare recorded checksums of the weights")
-    option("--quiet", action="store_true", help="no progress bars and no messages")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of ``python -m export.build``, by the same names and with the same defaults.
+
+    Raises:
+        ValueError: an option has a value that is not offered, or options do not go together; the message names them.
+            What depends on the checkpoint is checked when it has been read.
+    """
+
+    checkpoint: str | Path = DEMO_CHECKPOINT
+    """Checkpoint directory, or the id of a model on the Hugging Face Hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id; None for its main branch."""
+    lora: tuple[str, ...] = ()
+    """Adapters to fold in, as ``FILE`` or ``FILE:SCALE``."""
+    lora_target: str = "cond"
+    """Transformers that the adapters go into, one of `model.checkpoint.lora.TARGETS`."""
+    output: Path = Path(DEFAULT_BUNDLE)
+    """Bundle directory to write."""
+    precision: str = "fp32"
+    """One of `export.graph.precision.PRECISIONS`."""
+    backend: tuple[str, ...] = ("ort",)
+    """What will run the bundle: some of `BACKENDS`, each counted once."""
+    base: str | None = None
+    """Type of what is not float8 in the fp8 precisions, one of `BASES`; None for each backend's default."""
+    calibration: Path | None = None
+    """File of activation ranges for the precision fp8; None to measure them here, for the demo model only."""
+    attention: str | None = None
+    """Type of the attention for the precision fp8, one of `ATTENTIONS`; None for each backend's default."""
+    keep_base: tuple[str, ...] = ()
+    """Shell patterns of activations that stay in the base type with the precision fp8."""
+    target: tuple[str, ...] = DEFAULT_TARGETS
+    """GPUs that rtx plans run on, some of `export.engine.targets.TARGETS`."""
+    min_size: int | None = None
+    """Shortest side of a picture that engines take, in pixels; None for the model's."""
+    opt_size: int | None = None
+    """Side that engines are tuned for, in pixels; None for the model's default size."""
+    max_size: int | None = None
+    """Longest side of a picture that engines take, in pixels; None for the model's."""
+    max_batch: int = 1
+    """Pictures in one call of an engine, from 1 to `MAX_BATCH`."""
+    weight_streaming: bool = False
+    """Let engines keep part of their weights in host memory."""
+    weights: str = "copy"
+    """``link`` to share the checkpoint's own files where their bytes are what a graph wants; one of `WEIGHTS`."""
+    timestep_dtype: str | None = None
+    """Type that the time is rounded to, one of `TIMESTEP_DTYPES`; None for the precision's."""
+    overwrite: bool = False
+    """Replace the output if it is a bundle."""
+    fresh: bool = False
+    """Build every stage again, whatever was finished before."""
+    verify: bool = True
+    """Compare the weights with recorded checksums first."""
+    quiet: bool = False
+    """Show no progress and no messages."""
+
+    def __post_init__(self) -> None:
+        for name in ("lora", "backend", "keep_base", "target"):
+            if not isinstance(value := getattr(self, name), tuple):
+                raise ValueError(f"{name} is {value!r}, wanted a tuple of strings")
+        self._check_choices()
+        if not self.backend:
+            raise ValueError(f"--backend is empty, wanted some of {', '.join(BACKENDS)}")
+        if not 1 <= self.max_batch <= MAX_BATCH:
+            raise ValueError(f"--max-batch is {self.max_batch}, wanted 1 to {MAX_BATCH} pictures")
+        if self.lora_target != "cond" and not self.lora:
+            raise ValueError(f"--lora-target {self.lora_target} goes with --lora")
+        given = {"--calibration": self.calibration, "--attention fp8": self.attention == "fp8"}
+        for option, value in (given | {"--keep-base": self.keep_base}).items():
+            if value and self.precision != "fp8":
+                raise ValueError(f"{option} goes with --precision fp8, and --precision is {self.precision}")
+        if self.weights == "link" and "ort" not in self.backend:
+            raise ValueError("--weights link goes with --backend ort: a TensorRT plan holds its weights itself")
+        for backend in self.backends:
+            types = self.types(backend)
+            if backend == "rtx":
+                check_targets(self.target, types)
+
+    def _check_choices(self) -> None:
+        choices: dict[str, Sequence[str | None]] = {
+            "precision": PRECISIONS,
+            "base": (None, *BASES),
+            "attention": (None, *ATTENTIONS),
+            "weights": WEIGHTS,
+            "timestep_dtype": (None, *TIMESTEP_DTYPES),
+            "lora_target": LORA_TARGETS,
+        }
+        values = [(name, getattr(self, name), offered) for name, offered in choices.items()]
+        values += [("backend", backend, BACKENDS) for backend in self.backend]
+        for name, value, offered in values:
+            if value not in offered:
+                wanted = ", ".join(choice for choice in offered if choice is not None)
+                raise ValueError(f"--{name.replace('_', '-')} is {value!r}, wanted one of {wanted}")
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends in order, each once."""
+        return tuple(dict.fromkeys(self.backend))
+
+    def types(self, backend: str) -> Precision:
+        """What a backend's graphs compute in."""
+        return precision_of(self.precision, self.base, backend)
 
 
-def _add_float8(group: argparse._ArgumentGroup) -> None:
-    option = group.add_argument
-    option(
-        "--base",
-        choices=BASES,
-        help="type of what is not float8 in the fp8 precisions (default: fp32 for ort, bf16 for engines)",
-    )
-    option(
-        "--calibration",
-        type=Path,
-        metavar="FILE",
-        help="ranges for --precision fp8, from python -m calibration; the demo model makes its own",
-    )
-    option(
-        "--attention",
-        choices=("fp8", "base"),
-        help="type of the attention, for --precision fp8 (default: base for ort, fp8 for engines)",
-    )
-    option(
-        "--keep-base",
-        nargs="+",
-        default=(),
-        metavar="PATTERN",
-        help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'",
-    )
-
-
-def _add_engines(group: argparse._ArgumentGroup) -> None:
-    option = group.add_argument
-    option(
-        "--target",
-        nargs="+",
-        default=DEFAULT_TARGETS,
-        metavar="SM",
-        help=f"GPUs that rtx plans run on: {', '.join(f'{n} ({t.cards})' for n, t in TARGETS.items())} "
-        f"(default: {' '.join(DEFAULT_TARGETS)})",
-    )
-    option("--min-size", type=int, metavar="PX", help="shortest side of a picture (default: the model's)")
-    option("--opt-size", type=int, metavar="PX", help="side to tune for (default: the model's default size)")
-    option("--max-size", type=int, metavar="PX", help="longest side of a picture (default: the model's)")
-    option(
-        "--weight-streaming",
-        action="store_true",
-        help="engines that can keep part of their weights in host memory, for small cards",
-    )
-    option("--max-batch", type=int, default=1, metavar="N", help="pictures in one call (default: %(default)s)")
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(BuildOptions)}
+"""Name of every option, and its default."""

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 
-from export.graph.passes.engine_form import groups
+from export.graph.passes.join_products import groups
 from export.graph.precision import Precision, torch_dtype
 from export.graph.recipe import Recipe, quantized_weights
-from export.graph.weights import is_held, parts_of
+from export.graph.weights import is_held
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
 
@@ -78,9 +78,9 @@ def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recip
 def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
     """Bytes of weights that are written for the builder of an engine, since no file holds them as it wants them."""
     sources, parameters = checkpoint.sources[stage], _parameters(checkpoint, stage, precision, recipe)
-    written = {name for name, (_, dtype) in parameters.items() if not is_held(parts_of(sources[name]), dtype)}
+    written = {name for name, (_, dtype) in parameters.items() if not is_held(sources[name].pieces, dtype)}
     for _, names in groups(sources):
-        parts = [part for name in names for part in parts_of(sources[name])]
+        parts = [part for name in names for part in sources[name].pieces]
         if not is_held(parts, parameters[names[0]][1]):
             written |= set(names)
     return sum(_nbytes(*parameters[name]) for name in written)

@@ -1,7 +1,7 @@
-"""Read the files of a checkpoint once, beside the other work: are all values numbers, and what are the hashes?
+"""Read the files of a checkpoint once, beside the other work: are all values finite, and what are the hashes?
 
-Linked weights and those of engines are never in this program's hands, so what `model.checkpoint.tensor_files` checks of
-a tensor that it reads is checked here. hashlib and numpy let go of the interpreter lock, so a thread does it while a
+Linked weights and those of engines never pass through this program, so what `model.checkpoint.tensor_files` checks of
+a tensor that it reads is checked here. hashlib and numpy release the interpreter lock, so a thread does it while a
 stage is built.
 """
 
@@ -37,7 +37,7 @@ class Scan:
         }
 
     def digests(self) -> dict[Path, str]:
-        """SHA-256 of every file, when all have been read; CheckpointError for the first value that is no number."""
+        """SHA-256 of every file, when all have been read; CheckpointError for the first value that is not finite."""
         return {file: future.result() for file, future in self._digests.items()}
 
     def close(self) -> None:

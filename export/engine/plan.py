@@ -2,13 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
-from tqdm import tqdm
 
 from export.atomic_directory import file_spec
 from export.engine.builder import Built, build_plan
@@ -25,6 +24,7 @@ from export.memory import Peak
 from model.autoencoder import PATCH
 from model.checkpoint.directory import Checkpoint
 from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange
+from runtime.progress import Progress
 from runtime.tensorrt.package import load_package
 
 _POINT = re.compile(rf"(\w+)\.(layers\.\d+\.({'|'.join(map(re.escape, PRODUCTS))}))_scale")
@@ -73,7 +73,7 @@ def build_engine(
     shutil.rmtree(scratch, ignore_errors=True)
     ranges = used(record.inputs, engine.sizes)
     with (
-        tqdm(desc=f"{stage + ': tracing':24}", disable=quiet, bar_format="{desc} {elapsed}") as bar,
+        Progress(f"{stage}: tracing", quiet=quiet) as bar,
         Peak() as memory,
     ):
         model = stage_graph(checkpoint, stage, options)
@@ -91,7 +91,7 @@ def build_engine(
             engine.weight_streaming,
             stitched,
         )
-        bar.set_description(f"{engine.name + ' ' + stage:24}")
+        bar.set_description(f"{engine.name} {stage}")
     shutil.rmtree(scratch)
     kernels = parse_kernels(built.log)
     if problems := audit(kernels, wanted):
@@ -157,8 +157,8 @@ def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:
     return Wanted(tuple(attentions), tuple(in_fp8), tuple(products))
 
 
-def _shown(bar: tqdm, stage: str) -> Any:
+def _shown(bar: Progress, stage: str) -> Callable[[str, int, int], None]:
     def show(phase: str, step: int, steps: int) -> None:
-        bar.set_description(f"{stage + ': ' + phase.lower():24.60} {step}/{steps}")
+        bar.set_description(f"{stage}: {phase.lower():.40} {step}/{steps}")
 
     return show

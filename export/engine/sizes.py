@@ -11,6 +11,9 @@ Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 OPTIMAL_TEXT = 256
 """Tokens that the engines are tuned for; JSON captions of the released examples have 200 to 500."""
 
+MAX_BATCH = 64
+"""Pictures in one call that an engine may be built for."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -47,8 +50,8 @@ def limits_of(
         raise ValueError(
             f"--min-size {limits.minimum}, --opt-size {limits.optimum} and --max-size {limits.maximum} are not in order"
         )
-    if not 1 <= max_batch <= 64:
-        raise ValueError(f"--max-batch is {max_batch}, wanted 1 to 64 pictures")
+    if not 1 <= max_batch <= MAX_BATCH:
+        raise ValueError(f"--max-batch is {max_batch}, wanted 1 to {MAX_BATCH} pictures")
     return limits
 
 

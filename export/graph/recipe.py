@@ -13,8 +13,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from model.checkpoint.sources import Folded
-from model.checkpoint.tensor_files import Source
+from model.checkpoint.sources import Sources
 from model.layers import Linear
 
 # A point is an activation with one range; the products that read it, by the names of their weights' modules.
@@ -61,7 +60,7 @@ def unmatched(patterns: Sequence[str], stages: Iterable[str], layers: int) -> li
     return [pattern for pattern in patterns if not any(fnmatchcase(point, pattern) for point in points)]
 
 
-def quantized_weights(module: nn.Module, stage: str, sources: dict[str, Source | Folded], recipe: Recipe) -> list[str]:
+def quantized_weights(module: nn.Module, stage: str, sources: Sources, recipe: Recipe) -> list[str]:
     """Weights of a stage that become codes.
 
     All of its ``Linear`` weights, but of a float checkpoint not those whose activation a pattern keeps: codes of a

@@ -6,18 +6,23 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from tqdm import tqdm
 
 from export.graph import trace_cache, weights
-from export.graph.passes import engine_form
+from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.fp8_attention import quantize_attention
+from export.graph.passes.join_products import join_products
 from export.graph.passes.qdq import Form, activation_scale, quantize_input, quantize_weights
+from export.graph.passes.reversed_keys import reverse_shared_keys
+from export.graph.passes.row_scales import scale_after_products
+from export.graph.passes.single_rows import sum_single_rows
 from export.graph.precision import Precision, torch_dtype
 from export.graph.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
 from export.graph.records import configuration, graph_module, graph_record, is_tile, stage_of
-from model.checkpoint.directory import Checkpoint, Sources
+from model.checkpoint.directory import Checkpoint
+from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
 from runtime.bundle.manifest import GraphSpec
+from runtime.progress import Progress
 
 _GRAPHS: dict[str, ir.Model] = {}
 """Graphs without weights that this process has traced or read already, a few megabytes each at most."""
@@ -32,7 +37,7 @@ class StageOptions:
     ranges: Mapping[str, float]
     """Largest magnitude of each quantized activation, by point; empty without activation quantization."""
     form: Form = "ort"
-    """Which engine's form of the graph; see `export.graph.passes.qdq` and `export.graph.passes.engine_form`."""
+    """Which engine's form of the graph; see `export.graph.passes` and `export.graph.passes.qdq`."""
     linked: bool = False
     """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
 
@@ -52,10 +57,10 @@ def export_stage(
         CheckpointError: a weight is not finite.
     """
     record = graph_record(stage, checkpoint)
-    with tqdm(desc=f"{stage + ': tracing':24}", unit="B", unit_scale=True, disable=quiet) as bar:
+    with Progress(f"{stage}: tracing", unit="B", quiet=quiet) as bar:
         model = stage_graph(checkpoint, stage, options)
         bar.reset(total=weights.weight_bytes(model))
-        bar.set_description(f"{stage + ': writing':24}")
+        bar.set_description(f"{stage}: writing")
         onnx = folder / "onnx" / f"{stage}.onnx"
         try:
             if is_tile(stage):
@@ -66,7 +71,7 @@ def export_stage(
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
-        bar.set_description(f"{stage:24}")
+        bar.set_description(stage)
     compute = options.precision.stage(stage)
     relative = onnx.relative_to(folder).as_posix()
     expanded = weights.expanded_bytes(model, torch_dtype(compute).itemsize)
@@ -77,14 +82,14 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     """The graph of a stage in the options' form; every initializer knows where its value comes from."""
     model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
     sources = dict(checkpoint.sources[stage_of(stage)])
-    joined = engine_form.join_products(model, sources) if options.form == "trt" else {}
+    joined = join_products(model, sources) if options.form == "trt" else {}
     if options.precision.weights_fp8 and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)
     if options.form == "trt":
-        engine_form.scale_after_products(model)
-        engine_form.sum_single_rows(model)
-        engine_form.allow_decomposition(model, stage)
-        engine_form.reverse_shared_keys(model)
+        scale_after_products(model)
+        sum_single_rows(model)
+        allow_decomposition(model, stage)
+        reverse_shared_keys(model)
     weights.attach(model, sources)
     if options.linked:
         weights.link(model, sources, stitch=options.form == "trt")

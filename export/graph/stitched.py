@@ -1,6 +1,6 @@
 """Parts of files as one piece of memory, neither read nor copied.
 
-TensorRT takes a joined weight (`export.graph.passes.engine_form`) as one array, and the checkpoint holds its parts in
+TensorRT takes a joined weight (`export.graph.passes.join_products`) as one array, and the checkpoint holds its parts in
 two or three places. Where those are whole pages of memory long, as all matrices of the released model are, the pages
 can be mapped one behind the other. A copy would lie on the disk, 3.9 GB for a transformer, or in memory that the
 builder needs.

@@ -16,8 +16,8 @@ from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.tensor_adapters import TorchTensor
 
 from export.graph.stitched import StitchedTensor, can_stitch
-from model.checkpoint.directory import Sources
-from model.checkpoint.tensor_files import Joined, Source, StoredTensor
+from model.checkpoint.sources import Sources
+from model.checkpoint.tensor_files import StoredTensor
 
 _DTYPES = {
     ir.DataType.FLOAT: torch.float32,
@@ -51,7 +51,7 @@ def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
     `export.graph.stitched`.
     """
     for name, value in model.graph.initializers.items():
-        if stitch and len(parts := parts_of(sources.get(name))) > 1:
+        if stitch and name in sources and len(parts := sources[name].pieces) > 1:
             if value.dtype is not None and value.shape is not None and is_held(parts, value.dtype):
                 value.const_value = StitchedTensor(parts, value.dtype, value.shape, name)
             continue
@@ -71,16 +71,6 @@ def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
                 name=name,
                 base_dir=stored.file.parent,
             )
-
-
-def parts_of(source: object) -> list[StoredTensor]:
-    """The stored tensors that a parameter is made of one after another; empty if it is computed from them."""
-    if isinstance(source, Joined):
-        each = [parts_of(one) for one in source.sources]
-        return [part for parts in each for part in parts] if all(each) else []
-    parts = source.parts if isinstance(source, Source) else ()
-    stored = [part for part in parts if isinstance(part, StoredTensor)]
-    return stored if len(stored) == len(parts) else []
 
 
 def is_held(parts: Sequence[StoredTensor], dtype: ir.DataType) -> bool:
@@ -112,10 +102,12 @@ def _cast_rows(graph: ir.Graph, table: ir.Value) -> None:
 def _stored(name: str, sources: Sources) -> StoredTensor | None:
     """The one stored tensor that is the initializer `name`: a parameter, or the row scales of its codes."""
     if name in sources:
-        parts = parts_of(sources[name])
-        return parts[0] if len(parts) == 1 else None
-    source = sources.get(name.removesuffix("_scale"))
-    return source.scales[0] if isinstance(source, Source) and len(source.scales) == 1 else None
+        tensors = sources[name].pieces
+    elif (weight := name.removesuffix("_scale")) in sources:
+        tensors = sources[weight].scales
+    else:
+        return None
+    return tensors[0] if len(tensors) == 1 else None
 
 
 def _lazy(name: str, value: ir.Value, read: Callable[[], torch.Tensor]) -> ir.LazyTensor:

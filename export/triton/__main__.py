@@ -1,6 +1,5 @@
 """``python -m export.triton``: bundle in, model repository for Triton Inference Server out."""
 
-import argparse
 import logging
 import re
 import shutil
@@ -8,17 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from export.atomic_directory import check_directory, rename, unfinished
+from export.triton.arguments import build_parser
 from export.triton.config import ModelConfig
 from export.triton.readme import TITLE, readme_text
 from export.triton.repository import VERSION, Repository, write_repository
-from runtime.backend.choice import BACKENDS
 from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import read_manifest
 from runtime.console import guard
 from runtime.constants import MANIFEST
+from runtime.progress import Progress
 from runtime.request import MAX_IMAGES
 
 PROGRAM = "export.triton"
@@ -26,74 +24,6 @@ README = "README.md"
 MAX_INSTANCES = 64
 _SPARE_BYTES = 4 << 20
 """Disk space wanted beyond the bundle: code and configuration."""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
-        description="Write a model repository that serves a bundle with Triton Inference Server (Python backend).",
-    )
-    option = parser.add_argument
-    option("bundle", type=Path, metavar="BUNDLE", help="bundle directory")
-    option("--output", type=Path, required=True, metavar="REPOSITORY", help="directory to write")
-    option("--name", default="ideogram4", help="name of the model (default: %(default)s)")
-    option("--stream", action="store_true", help="add the model NAME_stream, which sends progress after each step")
-    option(
-        "--instances",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of a model on each GPU, or on the CPU; each loads the whole bundle (default: %(default)s)",
-    )
-    option(
-        "--bundle-path",
-        metavar="PATH",
-        help="absolute path of the bundle on the server; it is then not copied into the repository",
-    )
-    option(
-        "--max-batch",
-        type=int,
-        default=4,
-        metavar="N",
-        help="prompts of a request; pictures of waiting requests that run together (default: %(default)s)",
-    )
-    option(
-        "--dynamic-batching",
-        action="store_true",
-        help="run waiting requests together that differ in nothing but seed and number of pictures",
-    )
-    option(
-        "--queue-delay",
-        type=int,
-        metavar="US",
-        help="microseconds to wait for more requests, with --dynamic-batching (default: 0)",
-    )
-    option(
-        "--queue-limit",
-        type=int,
-        metavar="N",
-        help="refuse requests while N are waiting, with --dynamic-batching. With one instance Triton then delays "
-        "some by up to half a second: for pictures that take seconds",
-    )
-    option("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
-    option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
-    option(
-        "--no-verify",
-        dest="verify",
-        action="store_false",
-        help="do not hash the bundle's files, neither now nor when a server loads them",
-    )
-    option(
-        "--no-unload",
-        dest="unload",
-        action="store_false",
-        help="for servers without --model-control-mode=explicit: a model whose engine failed refuses requests "
-        "instead of asking to be unloaded",
-    )
-    option("--overwrite", action="store_true", help="replace the output if it is such a repository")
-    option("--quiet", action="store_true", help="no progress bar and no messages")
-    return parser
 
 
 def generate(
@@ -147,7 +77,7 @@ def generate(
         _check_space(output, total)
     with unfinished(output) as partial:
         check_files(bundle, manifest.files, hashes=verify)
-        with _bar(total, quiet or not repository.copies_bundle) as bar:
+        with Progress("copying the bundle", total, "B", quiet=quiet or not repository.copies_bundle) as bar:
             write_repository(repository, bundle, manifest, partial, bar.update)
         (partial / README).write_text(readme_text(repository, manifest), encoding="utf-8")
         rename(partial, output)
@@ -190,13 +120,9 @@ def _check_space(output: Path, size: int) -> None:
         raise OSError(f"the repository needs {needed / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB left")
 
 
-def _bar(total: int, quiet: bool) -> tqdm:
-    return tqdm(desc="copying the bundle", total=total, unit="B", unit_scale=True, disable=quiet)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser(PROGRAM).parse_args(argv)
     return guard(PROGRAM, lambda: generate(**vars(args)))
 
 

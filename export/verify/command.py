@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from calibration.checkpoint_options import add_checkpoint_options
 from calibration.lora_options import add_lora_options
 from calibration.plans import make_plans
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
@@ -33,12 +32,14 @@ from export.verify.report_files import check_output, publish
 from export.verify.summary import Entry, Report, as_text
 from model.checkpoint.description import describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
+from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
 from runtime.bundle.integrity import sha256
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.console import guard
 from runtime.errors import BundleError
 from runtime.plan import Plan
+from runtime.progress import Progress
 from runtime.sampling.schedule import PRESETS
 
 PROGRAM = "export.verify"
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundles", nargs="+", type=Path, metavar="BUNDLE", help="bundle directories, of any precisions")
-    add("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint that the bundles were made from")
+    add_checkpoint_options(parser)
     add_lora_options(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
@@ -79,21 +80,22 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="S",
-        help="of the first prompt's noise; each prompt has the next one (default: %(default)s)",
+        help="of the first prompt's noise; each further prompt has the next one (default: %(default)s)",
     )
     add("--width", type=int, metavar="PX", help="multiple of 16 (default: the model's default size)")
     add("--height", type=int, metavar="PX", help="multiple of 16 (default: the model's default size)")
     add("--device", choices=DEVICES, default="cpu", help="what runs both sides (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="DIR", help="directory to write the report to")
     add("--overwrite", action="store_true", help="replace the output if it is a report")
-    add("--quiet", action="store_true", help="no progress bars and no messages; the figures are printed all the same")
+    add("--quiet", action="store_true", help="no progress and no messages; the figures are still printed")
     return parser
 
 
 def verify(
     bundles: Sequence[Path],
-    checkpoint: Path,
+    checkpoint: str | Path,
     output: Path,
+    revision: str | None = None,
     prompts: int | None = None,
     texts: Sequence[str] | None = None,
     preset: str | None = None,
@@ -111,6 +113,7 @@ def verify(
     Raises:
         FileExistsError: `output` exists and may not be replaced.
         FileNotFoundError: a bundle or the checkpoint is not there.
+        OSError: the checkpoint cannot be downloaded.
         BundleError: a bundle is damaged, or of another checkpoint.
         CheckpointError: the checkpoint cannot be read.
         LoraError: an adapter cannot be read or is of another model.
@@ -120,7 +123,7 @@ def verify(
     check_output(output, overwrite)
     check_device(device)
     manifests = _manifests(bundles)
-    opened = with_loras(open_checkpoint(checkpoint), lora, lora_target)
+    opened = with_loras(open_checkpoint(checkpoint_directory(checkpoint, revision, quiet)), lora, lora_target)
     plans = make_plans(opened, _texts(opened, prompts, texts), preset, None, width, height, seed)
     check_size(plans[0].width, plans[0].height)
     described = describe(opened)
@@ -131,12 +134,12 @@ def verify(
     times = sorted({manifest.timestep_dtype for manifest in manifests.values()}, reverse=True)
     with unfinished(output) as partial:
         steps = sum(len(plan.steps) for plan in plans)
-        with tqdm(desc=f"{'reference':24}", total=len(times) * steps, unit="step", disable=quiet) as bar:
+        with Progress("reference", len(times) * steps, "step", quiet=quiet) as bar:
             samples = sample(opened, plans, times, device, bar.update)
         entries = []
         for directory, manifest in manifests.items():
             label = _label(directory, manifests)
-            with tqdm(desc=f"{label:24}", total=steps, unit="step", disable=quiet) as bar:
+            with Progress(label, steps, "step", quiet=quiet) as bar:
                 measured = measure(directory, plans, samples[manifest.timestep_dtype], device, bar.update)
             entries.append(Entry(label, directory, manifest, measured))
         report = Report(described.name, device, plans, samples, entries)

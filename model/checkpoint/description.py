@@ -5,6 +5,7 @@ from pathlib import Path
 from model.checkpoint.chat_template import prompt_affixes
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.hub import model_name
 from model.checkpoint.tensor_files import CheckpointError, read_json
 from runtime.bundle.manifest import Manifest, PromptSpec, RopeSpec, SizeSpec
 
@@ -23,7 +24,7 @@ def describe(checkpoint: Checkpoint) -> Manifest:
     """
     config = checkpoint.transformer
     return Manifest(
-        name=checkpoint.directory.resolve().name,
+        name=model_name(checkpoint.directory),
         fingerprint=fingerprint(checkpoint),
         precision="fp32",
         quantization=None,

@@ -6,17 +6,25 @@ the released one (fused ``attention.qkv`` and ``attention.o``), *diffusers* spli
 classes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from model.autoencoder import PATCH, AutoencoderConfig, DecoderStage, EncoderStage, autoencoder_config
+from model.autoencoder import AutoencoderConfig, DecoderStage, EncoderStage, autoencoder_config
+from model.checkpoint.config_files import (
+    WEIGHT_FILES,
+    LatentStatsKind,
+    check_index,
+    check_sizes,
+    latent_stats_kind,
+    read_configs,
+)
 from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from model.checkpoint.matching import match
-from model.checkpoint.sources import Folded
-from model.checkpoint.tensor_files import CheckpointError, Joined, Source, StoredTensor, read_json, stored_tensors
+from model.checkpoint.sources import Known, Sources
+from model.checkpoint.tensor_files import CheckpointError, StoredTensor, stored_tensors
 from model.text_encoder import TAPS, TextEncoderConfig, TextStage, rope_frequencies, text_encoder_config
 from model.transformer import Ideogram4Transformer, TransformerConfig, time_frequencies, transformer_config
 from runtime.bundle.manifest import LoraSpec
@@ -24,19 +32,6 @@ from runtime.bundle.manifest import LoraSpec
 STAGES = ("text_encoder", "dit_cond", "dit_uncond", "vae_decoder", "vae_encoder")
 """Stages in the order in which a picture passes them; ``dit_uncond`` is missing from distilled checkpoints."""
 
-_FOLDERS = {
-    "transformer": "diffusion_pytorch_model",
-    "unconditional_transformer": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "vae": "diffusion_pytorch_model",
-}
-_CLASSES = {
-    "transformer": "Ideogram4Transformer2DModel",
-    "unconditional_transformer": "Ideogram4Transformer2DModel",
-    "vae": "AutoencoderKLFlux2",
-}
-_PIPELINE = "Ideogram4Pipeline"
-_TEXT_TYPES = ("qwen3_vl", "qwen3_vl_text")
 _TEXT_WEIGHTS = "llm_cond_"
 _BN = ("bn.running_mean", "bn.running_var")
 _STATS = "latent_stats."
@@ -44,28 +39,6 @@ _TIME, _ROPE = "t_embedding.frequencies", "encoder.inv_freq"
 _DERIVED = (_STATS, _TIME, _ROPE)
 """Parameters that no file holds."""
 _LISTED = 60
-
-
-@dataclass(frozen=True)
-class Known:
-    """A parameter whose value is at hand."""
-
-    value: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def stored(self) -> tuple[StoredTensor, ...]:
-        return ()
-
-    def read(self) -> Tensor:
-        """The parameter in float32."""
-        return self.value
-
-
-Sources = dict[str, Source | Folded | Joined | Known]
 
 
 @dataclass(frozen=True)
@@ -78,10 +51,10 @@ class Checkpoint:
     transformer: TransformerConfig
     text_encoder: TextEncoderConfig
     autoencoder: AutoencoderConfig
-    latent_stats: str
+    latent_stats: LatentStatsKind
     """``bn`` or ``constants``: where the latent statistics come from."""
     sources: dict[str, Sources]
-    """Stage -> parameter -> where it is stored."""
+    """Stage -> parameter -> where its value comes from."""
     loras: tuple[LoraSpec, ...] = ()
     """What `model.checkpoint.lora` has folded into the sources, in that order."""
 
@@ -95,7 +68,7 @@ class Checkpoint:
         return {tensor for source in self.sources[stage].values() for tensor in source.stored}
 
     def stamp(self, stage: str) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and time of change in ns of the files that a stage is read from."""
+        """Name, size in bytes and modification time in ns of the files that a stage is read from."""
         files = {tensor.file for tensor in self.stored(stage)}
         return sorted((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
@@ -111,21 +84,21 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such directory.
-        CheckpointError: a file is missing or damaged, the format is not read, or tensors are missing, unexpected or
-            wrongly shaped; all of them are named in the one error.
+        CheckpointError: a file is missing or damaged, the format is not supported, or tensors are missing, unexpected
+            or wrongly shaped; one error names all of them.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no checkpoint directory {directory}")
-    _check_index(directory / "model_index.json")
-    configs = _configs(directory)
-    stored = {name: stored_tensors(directory / name, _FOLDERS[name]) for name in configs}
+    check_index(directory / "model_index.json")
+    configs = read_configs(directory)
+    stored = {name: stored_tensors(directory / name, WEIGHT_FILES[name]) for name in configs}
     layout = "diffusers" if any(".attention.to_q." in name for name in stored["transformer"]) else "original"
-    latent_stats = configs["vae"].get("latent_stats", "bn" if layout == "diffusers" else "constants")
     try:
+        latent_stats = latent_stats_kind(configs["vae"], layout)
         transformer = transformer_config(configs["transformer"])
         text = text_encoder_config(configs["text_encoder"])
         vae = autoencoder_config(configs["vae"])
-        _check_sizes(transformer, configs.get("unconditional_transformer"), vae, latent_stats)
+        check_sizes(transformer, configs.get("unconditional_transformer"), vae, latent_stats)
         with torch.device("meta"):
             shapes = {stage: _shapes(_build(stage, transformer, text, vae)) for stage in STAGES}
     except (ValueError, TypeError, ZeroDivisionError) as error:  # torch.nn's own checks of sizes are among them
@@ -139,56 +112,6 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         if stage != "dit_uncond" or "unconditional_transformer" in found
     }
     return Checkpoint(directory, layout, transformer, text, vae, latent_stats, sources)
-
-
-def _check_index(index: Path) -> None:
-    if index.is_file() and (name := read_json(index).get("_class_name", _PIPELINE)) != _PIPELINE:
-        raise CheckpointError(f"{index.parent} is a {name}, wanted an {_PIPELINE}")
-
-
-def _configs(directory: Path) -> dict[str, dict]:
-    """The ``config.json`` of each folder; the unconditional transformer's may be missing."""
-    folders = [name for name in _FOLDERS if name != "unconditional_transformer" or (directory / name).is_dir()]
-    configs = {name: read_json(directory / name / "config.json") for name in folders}
-    for name, config in configs.items():
-        _check_quantization(directory / name, config.get("quantization_config"))
-        wanted = _CLASSES.get(name)
-        if wanted and config.get("_class_name", wanted) != wanted:
-            raise CheckpointError(f"{directory / name} is a {config['_class_name']}, wanted a {wanted}")
-    if (kind := configs["text_encoder"].get("model_type")) not in _TEXT_TYPES:
-        raise CheckpointError(
-            f"{directory / 'text_encoder'} has the model_type {kind!r}, wanted {' or '.join(_TEXT_TYPES)}"
-        )
-    return configs
-
-
-def _check_quantization(folder: Path, config: object) -> None:
-    """Refuse what bitsandbytes has beside nf4; what the tensors really hold is seen in `model.checkpoint.nf4`."""
-    if not isinstance(config, dict) or config.get("quant_method") != "bitsandbytes":
-        return
-    kind = "int8" if config.get("load_in_8bit") else config.get("bnb_4bit_quant_type", "nf4")
-    if kind != "nf4":
-        raise CheckpointError(f"{folder} is quantized with bitsandbytes {kind}, wanted nf4")
-
-
-def _check_sizes(
-    transformer: TransformerConfig, unconditional: dict | None, vae: AutoencoderConfig, latent_stats: str
-) -> None:
-    if transformer.in_channels != PATCH * PATCH * vae.latent_channels:
-        raise ValueError(
-            f"the transformer's in_channels is {transformer.in_channels}, "
-            f"but a token of the VAE has {PATCH}x{PATCH}x{vae.latent_channels}"
-        )
-    if unconditional is not None and (other := transformer_config(unconditional)) != transformer:
-        differing = [name for name, value in asdict(transformer).items() if getattr(other, name) != value]
-        raise ValueError(f"the two transformers' configurations differ in {', '.join(differing)}")
-    if latent_stats not in ("bn", "constants"):
-        raise ValueError(f"vae: latent_stats is {latent_stats!r}, wanted 'bn' or 'constants'")
-    if latent_stats == "constants" and transformer.in_channels != len(LATENT_SHIFT):
-        raise ValueError(
-            f"the published latent statistics have {len(LATENT_SHIFT)} channels, this model {transformer.in_channels}; "
-            'write "latent_stats": "bn" into vae/config.json'
-        )
 
 
 def _build(stage: str, transformer: TransformerConfig, text: TextEncoderConfig, vae: AutoencoderConfig) -> nn.Module:
@@ -215,9 +138,9 @@ def _match(
     stored: dict[str, dict[str, StoredTensor]],
     shapes: dict[str, dict[str, tuple[int, ...]]],
     text: TextEncoderConfig,
-    latent_stats: str,
-) -> dict[str, dict[str, Source]]:
-    """The source of every parameter of every folder, or one error that lists all that is wrong."""
+    latent_stats: LatentStatsKind,
+) -> dict[str, Sources]:
+    """The source of every parameter of every folder, or one error that lists everything that is wrong."""
     stored_shapes = {
         stage: {name: shape for name, shape in parameters.items() if not name.startswith(_DERIVED)}
         for stage, parameters in shapes.items()
@@ -253,7 +176,7 @@ def _match(
     return found
 
 
-def _latent_stats(kind: str, vae: dict[str, Source], config: AutoencoderConfig) -> Sources:
+def _latent_stats(kind: LatentStatsKind, vae: Sources, config: AutoencoderConfig) -> Sources:
     if kind == "constants":
         mean, std = torch.tensor(LATENT_SHIFT), torch.tensor(LATENT_SCALE)
     else:
@@ -264,7 +187,7 @@ def _latent_stats(kind: str, vae: dict[str, Source], config: AutoencoderConfig) 
     return {_STATS + "mean": Known(mean), _STATS + "std": Known(std)}
 
 
-def _sources(stage: str, found: dict[str, dict[str, Source]], derived: Sources) -> Sources:
+def _sources(stage: str, found: dict[str, Sources], derived: Sources) -> Sources:
     if stage == "text_encoder":
         tower = {f"encoder.{name}": source for name, source in found["text_encoder"].items()}
         return tower | found["transformer"] | derived

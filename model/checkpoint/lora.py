@@ -1,9 +1,9 @@
 """Fold LoRA adapters into the transformers of a checkpoint.
 
-Nothing is computed here: a checkpoint comes back whose sources add the updates when they are read
-(`model.checkpoint.sources`), so that every stage that no adapter touches is the one of the checkpoint itself. Adapters
-are trained on the conditional transformer and go into that one only, unless another target is asked for: in both they
-spoil the picture (mflux).
+Nothing is computed here: the result is a checkpoint whose weights add the updates when they are read
+(`model.checkpoint.folded`), and a stage that no adapter touches stays as it is. Adapters are trained on the conditional
+transformer and go into that one only, unless another target is asked for: folded into both, they spoil the picture
+(mflux).
 """
 
 import math
@@ -15,10 +15,9 @@ from typing import Literal, get_args
 from torch import nn
 
 from model.checkpoint.directory import Checkpoint
+from model.checkpoint.folded import Folded, Update
 from model.checkpoint.lora_files import LoraError, read_lora
 from model.checkpoint.matching import SPLIT
-from model.checkpoint.sources import Folded, Update
-from model.checkpoint.tensor_files import Source
 from model.layers import Linear
 from runtime.bundle.integrity import sha256
 from runtime.bundle.manifest import LoraSpec
@@ -50,16 +49,16 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
     """The checkpoint with adapters folded into its transformers; itself when there are none.
 
     Args:
-        checkpoint: without adapters.
+        checkpoint: one without adapters.
         loras: ``FILE`` or ``FILE:SCALE``, in the order in which they are folded. The scale multiplies the update beside
             the file's own alpha / rank; 1 by default.
         target: one of `TARGETS`, the transformers that are changed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        LoraError: a scale is no number other than 0, a file is given twice, or as for
-        `model.checkpoint.lora_files.read_lora`. ValueError: the target is not known, not there, or given without
-        adapters.
+        LoraError: a scale is 0 or not a number, a file is given twice, or a file is one that
+            `model.checkpoint.lora_files.read_lora` refuses.
+        ValueError: the target is unknown, is missing from the checkpoint, or is given without adapters.
     """
     if target not in TARGETS:
         raise ValueError(f"--lora-target is {target!r}, wanted one of {', '.join(TARGETS)}")
@@ -74,7 +73,7 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
     specs: list[LoraSpec] = []
     for text in loras:
         file, scale = parse_lora(text)
-        spec = LoraSpec(file.name, sha256(file), scale, target)  # type: ignore[arg-type]
+        spec = LoraSpec(file.name, sha256(file), scale, target)
         if spec.sha256 in {other.sha256 for other in specs}:
             raise LoraError(f"the LoRA {file} is given twice; give it once, with the sum of the scales")
         specs.append(spec)
@@ -82,34 +81,35 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
             updates.setdefault(place, []).append(update)
     sources = {stage: dict(parameters) for stage, parameters in checkpoint.sources.items()}
     for (stage, parameter), found in updates.items():
-        source = sources[stage][parameter]
-        assert isinstance(source, Source)
-        sources[stage][parameter] = Folded(source, tuple(found))
+        sources[stage][parameter] = Folded(sources[stage][parameter], tuple(found))
     return replace(checkpoint, sources=sources, loras=tuple(specs))
 
 
 def touching(checkpoint: Checkpoint, stage: str) -> tuple[LoraSpec, ...]:
-    """The adapters that change a stage, in their order; a stage without any is that of the bare checkpoint.
+    """The adapters that change a stage, in the order in which they were folded; empty for an unchanged stage.
 
-    With the checkpoint's files and the build's options this is all that a stage's weights depend on.
+    A stage's weights depend on these, the checkpoint's files and the build's options, and on nothing else.
     """
-    used = {u.lora for s in checkpoint.sources[stage].values() if isinstance(s, Folded) for u in s.updates}
+    folded = (weight for weight in checkpoint.sources[stage].values() if isinstance(weight, Folded))
+    used = {update.lora for weight in folded for update in weight.updates}
     return tuple(spec for spec in checkpoint.loras if spec in used)
 
 
 def without_loras(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint before `with_loras`."""
     sources = {
-        stage: {name: s.base if isinstance(s, Folded) else s for name, s in parameters.items()}
+        stage: {name: weight.base if isinstance(weight, Folded) else weight for name, weight in parameters.items()}
         for stage, parameters in checkpoint.sources.items()
     }
     return replace(checkpoint, sources=sources, loras=())
 
 
 def parse_lora(text: str) -> tuple[Path, float]:
-    """File and scale of ``FILE`` or ``FILE:SCALE``; the whole is the file if there is one of that name.
+    """File and scale of ``FILE`` or ``FILE:SCALE``; `text` as a whole is the file if there is one of that name.
 
-    Raises LoraError or FileNotFoundError.
+    Raises:
+        LoraError: the scale is 0 or not a finite number.
+        FileNotFoundError: there is no such file.
     """
     name, colon, number = text.rpartition(":")
     if not colon or Path(text).is_file():
@@ -165,7 +165,7 @@ def _updates(
         if slots[module].parameter in checkpoint.sources[stage]
     ]
     if not updates:
-        raise LoraError(f"{file} adapts the projection of the text only, which --lora-target uncond leaves out")
+        raise LoraError(f"{file} adapts only the text projection, which --lora-target uncond leaves out")
     return updates
 
 

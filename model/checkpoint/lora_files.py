@@ -1,7 +1,7 @@
-"""What a LoRA file holds, whatever program wrote it.
+"""Read a LoRA file, whichever program wrote it.
 
 Each adapted matrix has two low-rank factors and may have an alpha; the update is ``alpha / rank * up @ down``, with
-alpha = rank where none is given. Names are ``<prefix><module>.<role>``:
+alpha = rank unless given. Names are ``<prefix><module>.<role>``:
 
     PEFT, diffusers     layers.0.attention.to_q.lora_A.weight, .lora_B.weight   (down, up; ``.weight`` may be missing,
                         DiffSynth-Studio writes ``.default.weight``), alpha in the file's metadata, if anywhere
@@ -35,16 +35,17 @@ _LISTED = 4
 
 
 class LoraError(ValueError):
-    """A LoRA cannot be read, is of another model, or is of a kind that is not folded."""
+    """A LoRA cannot be read, is for another model, or is of a kind that cannot be folded."""
 
 
 @dataclass
 class _Parts:
-    """What was found for one module; `down`, `up` and `alpha` by their roles."""
+    """What was found for one module."""
 
     spelling: str
     """The module as the file spells it, without the prefix."""
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    """By role: `down`, `up` and `alpha`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def read_lora(file: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, A
         modules: shape (out, in) of every matrix that can be adapted, by each of its names, with dots.
 
     Raises:
-        LoraError: it is not a whole safetensors file; holds NaN; is a DoRA; or some of its tensors have no place in
-            the model, no partner or another shape, which are listed.
+        LoraError: the file is not a whole safetensors file, holds NaN or infinity, or is a DoRA; or some of its tensors
+            have no place in the model, no partner or the wrong shape, and are listed.
     """
     try:
         stored = header(file)
@@ -77,8 +78,8 @@ def read_lora(file: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, A
     parts, foreign = _assign(file, stored, modules)
     if not parts:
         raise LoraError(
-            f"{file} is no LoRA of this model: none of its {len(stored)} tensors adapts one of its matrices, such as "
-            f"{next(iter(modules))} ({_some(foreign)})"
+            f"{file} is not a LoRA for this model: none of its {len(stored)} tensors adapts one of its matrices, "
+            f"such as {next(iter(modules))} ({_some(foreign)})"
         )
     if foreign:
         raise LoraError(f"{file} holds {len(foreign)} tensors that have no place in this model: {_some(foreign)}")
@@ -105,7 +106,7 @@ def _assign(
     for name, tensor in stored.items():
         match = _NAME.fullmatch(name)
         spelling = _without_prefix(match["module"]) if match else ""
-        module = flat.get(spelling) if match and match["module"].startswith(_FLAT) else spelling
+        module = flat.get(spelling, "") if match and match["module"].startswith(_FLAT) else spelling
         if not match or module not in modules:
             foreign.append(name)
             continue
@@ -159,7 +160,7 @@ def _metadata(file: Path) -> dict[str, Any]:
         raise LoraError(f"{file}: its metadata {_METADATA} is {settings!r}, wanted an object")
     settings = {key.removeprefix("transformer."): value for key, value in settings.items()}
     if settings.get("use_dora"):
-        raise LoraError(f"{file} is a DoRA, which is not folded: its magnitudes are no low-rank update")
+        raise LoraError(f"{file} is a DoRA, which cannot be folded: its magnitudes are not a low-rank update")
     return settings
 
 
@@ -175,7 +176,7 @@ def _factor(file: Path, found: _Parts, settings: Mapping[str, Any]) -> float:
             break
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise LoraError(f"{file}: its metadata says lora_alpha {alpha!r}, wanted a number")
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
 def _some(names: Collection[str]) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.checkpoint import nf4
-from model.checkpoint.nf4 import Nf4Tensor
-from model.checkpoint.tensor_files import CODE_TYPE, FLOAT_TYPES, Source, StoredTensor
+from model.checkpoint.sources import Part, Sources, Stored
+from model.checkpoint.tensor_files import CODE_TYPE, FLOAT_TYPES, StoredTensor
 
 _PREFIXES = ("model.language_model.", "language_model.", "model.")
 SPLIT = {"attention.to_q": 0, "attention.to_k": 1, "attention.to_v": 2}
@@ -18,8 +18,8 @@ _SCALE = "_scale"
 class _Parts:
     """What was found for one parameter, by its place along the first dimension."""
 
-    tensors: dict[int, StoredTensor | Nf4Tensor] = field(default_factory=dict)
-    scales: dict[int, StoredTensor] = field(default_factory=dict)
+    tensors: dict[int, Part] = field(default_factory=dict)
+    scales: dict[int, Part] = field(default_factory=dict)
 
 
 def match(
@@ -28,7 +28,7 @@ def match(
     wanted: Mapping[str, tuple[int, ...]],
     unused: tuple[str, ...],
     problems: list[str],
-) -> dict[str, Source]:
+) -> Sources:
     """Find the source of each wanted parameter; append what is wrong to `problems`.
 
     Args:
@@ -52,7 +52,7 @@ def match(
         if place in kind:
             problems.append(f"{folder.name}: {name} and {kind[place].name} are the same parameter")
         kind[place] = tensor
-    sources = {}
+    sources: Sources = {}
     for parameter, shape in wanted.items():
         source = _source(folder, parameter, shape, parts.get(parameter, _Parts()), problems)
         if source:
@@ -74,7 +74,7 @@ def _parameter(name: str) -> tuple[str, int]:
     return name, 0
 
 
-def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts, problems: list[str]) -> Source | None:
+def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts, problems: list[str]) -> Stored | None:
     """The source of one parameter, or None after its problems have been appended."""
     if not found.tensors:
         problems.append(f"{folder.name}: missing tensor {parameter} {list(shape)}")
@@ -94,13 +94,13 @@ def _source(folder: Path, parameter: str, shape: tuple[int, ...], found: _Parts,
         problems.append(f"{folder.name}: {parameter} comes in parts of which only some are {CODE_TYPE}")
     if len(problems) > before:
         return None
-    return Source(
+    return Stored(
         tuple(found.tensors[place] for place in range(count)),
-        tuple(found.scales[place] for place in range(count) if place in found.scales),
+        tuple(scale for place in range(count) if place in found.scales for scale in found.scales[place].pieces),
     )
 
 
-def _defects(tensor: StoredTensor | Nf4Tensor, scale: StoredTensor | None, shape: tuple[int, ...]) -> Iterator[str]:
+def _defects(tensor: Part, scale: Part | None, shape: tuple[int, ...]) -> Iterator[str]:
     if tensor.shape != shape:
         yield f"{tensor.name} is {list(tensor.shape)}, wanted {list(shape)}"
     if tensor.dtype not in (*FLOAT_TYPES, CODE_TYPE, nf4.TYPE):

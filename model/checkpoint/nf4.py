@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, StoredTensor
+from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, StoredTensor, finite
 
 TYPE = "NF4"
 _STATE = ".quant_state.bitsandbytes__"
@@ -49,11 +49,12 @@ class Blocks:
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
+        """The tensors that they are read from."""
         return (self.table, *self.factors.stored, self.codes)
 
     def read(self, count: int) -> Tensor:
         """The first `count` numbers, float32."""
-        table, codes = _finite(self.table), self.codes.read().flatten()
+        table, codes = _numbers(self.table), self.codes.read().flatten()
         if self.table.shape == (16,):  # two to a byte: look up both at once
             table = torch.stack((table.repeat_interleave(16), table.repeat(16)), dim=1)
         found = torch.empty((len(codes), *table.shape[1:]))
@@ -61,7 +62,7 @@ class Blocks:
             torch.index_select(table, 0, codes[start : start + _PIECE].int(), out=found[start : start + _PIECE])
         values = found.flatten()[:count]
         blocks = -(-count // self.size)
-        factors = self.factors.read(blocks) if isinstance(self.factors, Blocks) else _finite(self.factors)
+        factors = self.factors.read(blocks) if isinstance(self.factors, Blocks) else _numbers(self.factors)
         whole = count - count % self.size
         values[:whole].view(-1, self.size).mul_(factors[: whole // self.size, None])
         values[whole:] *= factors[-1]
@@ -70,7 +71,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Nf4Tensor:
-    """A 4-bit weight; takes the place of a `StoredTensor`."""
+    """A 4-bit weight; takes the place of a `StoredTensor` among the parts of a weight."""
 
     file: Path
     name: str
@@ -82,8 +83,13 @@ class Nf4Tensor:
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
-        """All that it is read from."""
+        """The tensors that it is read from."""
         return self.blocks.stored
+
+    @property
+    def pieces(self) -> tuple[StoredTensor, ...]:
+        """None: its values are computed from what is stored."""
+        return ()
 
     def read(self) -> Tensor:
         """The values in the type that bitsandbytes gives them, on the CPU. CheckpointError when they are not finite."""
@@ -139,7 +145,7 @@ def _factors(
         _check(parts[".absmax"], FLOAT_TYPES, (count,))
         return parts[".absmax"]
     size = _block_size(name, nested, "nested_blocksize")
-    offset = nested.get("nested_offset")
+    offset: Any = nested.get("nested_offset")
     if type(offset) not in (int, float) or not math.isfinite(offset):
         raise CheckpointError(f"{name}: quant_state says nested_offset {offset!r}, wanted a number")
     _check(parts[".absmax"], ("U8",), (count,))
@@ -182,8 +188,5 @@ def _check(tensor: StoredTensor, dtypes: tuple[str, ...], shape: tuple[int, ...]
         )
 
 
-def _finite(tensor: StoredTensor) -> Tensor:
-    values = tensor.read().float()
-    if not torch.isfinite(values).all():
-        raise CheckpointError(f"{tensor.file}: {tensor.name} holds NaN or infinity; the file is damaged")
-    return values
+def _numbers(tensor: StoredTensor) -> Tensor:
+    return finite(tensor.read().float(), tensor.file, tensor.name)

@@ -1,23 +1,20 @@
-"""Tensors in safetensors files: one file, or an index with shards. Nothing is read before it is asked for."""
+"""Tensors in safetensors files: one file, or an index with shards. No tensor is read before it is asked for."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint.fp8 import quantize_rows
-
-if TYPE_CHECKING:
-    from model.checkpoint.nf4 import Nf4Tensor
-    from model.checkpoint.sources import Folded
+FLOAT_TYPES = ("F32", "F16", "BF16")
+CODE_TYPE = "F8_E4M3"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is incomplete, damaged, or of a kind that is not read."""
+    """A checkpoint is incomplete, damaged, or in a format that is not supported."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +27,25 @@ class StoredTensor:
     """As in the file's header: F32, BF16, F8_E4M3, …"""
     shape: tuple[int, ...]
     offset: int
-    """Of its first byte in the file."""
+    """Of its first byte from the start of the file."""
     nbytes: int
+    """Bytes that it takes there."""
 
     @property
-    def stored(self) -> "tuple[StoredTensor, ...]":
-        """All that it is read from: itself."""
+    def stored(self) -> tuple["StoredTensor", ...]:
+        """The tensors that it is read from: itself."""
+        return (self,)
+
+    @property
+    def pieces(self) -> tuple["StoredTensor", ...]:
+        """The tensors whose bytes are its own: itself."""
         return (self,)
 
     def read(self) -> Tensor:
         """The tensor in its stored type, on the CPU."""
         with safe_open(self.file, framework="pt") as stored:
-            return stored.get_tensor(self.name)
+            tensor: Tensor = stored.get_tensor(self.name)
+        return tensor
 
 
 def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
@@ -87,8 +91,15 @@ def header(file: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def read_json(file: Path) -> dict:
-    """A JSON object from a file; CheckpointError when it is missing or is something else."""
+def finite(values: Tensor, file: Path, name: str) -> Tensor:
+    """The `values` of the tensor `name` of a file; CheckpointError when one is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise CheckpointError(f"{file}: {name} holds NaN or infinity; the file is damaged")
+    return values
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError when the file is missing or holds something else."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -98,101 +109,3 @@ def read_json(file: Path) -> dict:
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds a {type(data).__name__}, wanted an object")
     return data
-
-
-FLOAT_TYPES = ("F32", "F16", "BF16")
-CODE_TYPE = "F8_E4M3"
-_NAN_CODE = 0x7F
-"""All bits but the sign: e4m3's only value that is no number."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a parameter comes from: stored tensors that follow one another along the first dimension.
-
-    There is more than one part where the checkpoint splits what the model fuses (q, k and v).
-    """
-
-    parts: "tuple[StoredTensor | Nf4Tensor, ...]"
-    scales: tuple[StoredTensor, ...] = ()
-    """One scale per row for each part in float8; empty otherwise."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]) if self.parts[0].shape else ()
-
-    @property
-    def stored(self) -> tuple[StoredTensor, ...]:
-        """All that it is read from."""
-        return tuple(tensor for part in self.parts for tensor in part.stored) + self.scales
-
-    @property
-    def coded(self) -> bool:
-        """Whether the checkpoint holds float8 codes and row scales for it."""
-        return bool(self.scales)
-
-    def read(self) -> Tensor:
-        """The parameter in float32; float8 codes are multiplied by their row's scale in float32."""
-        if not self.coded:
-            return _joined([_checked(part, part.read().float()) for part in self.parts])
-        codes, scales = self.read_codes()
-        return codes.float() * scales.reshape(-1, *[1] * (codes.ndim - 1))
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """Codes and row scales as `read_codes` gives them; those of a float parameter (out, in) are made here."""
-        return self.read_codes() if self.coded else quantize_rows(self.read())
-
-    def read_codes(self) -> tuple[Tensor, Tensor]:
-        """The codes (out, in) float8_e4m3fn and row scales (out,) float32, as the file holds them."""
-        codes = [part.read() for part in self.parts]
-        scales = [_checked(scale, scale.read().float()) for scale in self.scales]
-        for part, values in zip(self.parts, codes, strict=True):
-            if ((values.view(torch.uint8) & _NAN_CODE) == _NAN_CODE).any():
-                raise CheckpointError(f"{part.file}: {part.name} holds NaN or infinity; the file is damaged")
-        for stored, scale in zip(self.scales, scales, strict=True):
-            if not (scale > 0).all():
-                raise CheckpointError(f"{stored.file}: {stored.name} holds a scale that is not above 0")
-        # torch.cat does not know float8.
-        return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), _joined(scales)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several sources one after another along the first dimension, as if they were one."""
-
-    sources: "tuple[Source | Folded, ...]"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
-
-    @property
-    def stored(self) -> tuple[StoredTensor, ...]:
-        return tuple(tensor for source in self.sources for tensor in source.stored)
-
-    @property
-    def coded(self) -> bool:
-        return all(source.coded for source in self.sources)
-
-    def read(self) -> Tensor:
-        return torch.cat([source.read() for source in self.sources])
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        return self._codes([source.quantized() for source in self.sources])
-
-    def read_codes(self) -> tuple[Tensor, Tensor]:
-        return self._codes([source.read_codes() for source in self.sources])
-
-    def _codes(self, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        codes, scales = zip(*pairs, strict=True)
-        return _joined([part.view(torch.uint8) for part in codes]).view(torch.float8_e4m3fn), torch.cat(scales)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _checked(stored: "StoredTensor | Nf4Tensor", values: Tensor) -> Tensor:
-    if not torch.isfinite(values).all():
-        raise CheckpointError(f"{stored.file}: {stored.name} holds NaN or infinity; the file is damaged")
-    return values

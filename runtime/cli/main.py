@@ -27,6 +27,7 @@ from runtime.errors import RequestError
 from runtime.image.preview import PreviewFile
 from runtime.layout.fonts import choose_face
 from runtime.pipeline import Generated, Pipeline
+from runtime.progress import Progress
 from runtime.prompt.reading import PromptReader, ReadPrompt, read_text
 from runtime.prompt.tokens import PromptEncoder
 from runtime.request import Request
@@ -119,12 +120,12 @@ def _make_all(
         if not args.quiet:
             print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
         total = sum(len(task.plan.steps) for task in tasks)
-        with tqdm(desc="denoising", total=total, unit="step", leave=False, disable=args.quiet) as bar:
+        with Progress("denoising", total, "step", quiet=args.quiet, leave=False) as bar:
             _make_each(pipeline, tasks, args, failures, bar)
 
 
 def _make_each(
-    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: tqdm
+    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: Progress
 ) -> None:
     done = written = 0
     try:
@@ -146,7 +147,7 @@ def _make_each(
         raise
 
 
-def _show(bar: tqdm, preview: PreviewFile | None, done: int, total: int, latents: np.ndarray) -> None:
+def _show(bar: Progress, preview: PreviewFile | None, done: int, total: int, latents: np.ndarray) -> None:
     """Move the bar and write the preview after a step."""
     bar.update()
     if preview is not None:

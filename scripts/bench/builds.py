@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.memory import Peak
+from export.reporting.text_table import aligned
 from scripts.bench.peak_memory import run_measured
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.root import ROOT
 
 KINDS = {
     "rtx": ["--precision", "fp8", "--backend", "rtx", "--target", "sm89", "sm120"],
@@ -94,14 +94,14 @@ def measure(size: str, layers: int | None, workdir: Path) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned text."""
-    cells = [HEADER, *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return aligned([HEADER, *(row.cells() for row in rows)], words=len(HEADER))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.builds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--size", choices=("full", "wide", "demo"), default="demo", help="of the model (default: %(default)s)")
     add("--layers", type=int, nargs="+", metavar="N", help="numbers of transformer blocks (default: the size's own)")

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from runtime.atomic_files import check_outputs, write_whole
@@ -37,8 +37,7 @@ from runtime.console import guard
 from runtime.sampling.schedule import DEFAULT_MU, DEFAULT_STD, PRESETS, sampling
 from scripts.bench.gpu_results import Measured, Run, table
 from scripts.bench.gpu_sides import Task, check_diffusers
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.root import ROOT
 
 PROGRAM = "scripts.bench.gpu"
 PROMPT = (
@@ -85,15 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def bench(args: argparse.Namespace) -> None:
     """Measure and print; everything that can be known to be wrong is found before a minute is spent."""
-    if args.threads is not None:
-        raise ValueError("--threads is for graphs on a CPU, and this measures GPUs")
-    for name in ("warmups", "repeats"):
-        if getattr(args, name) < (wanted := int(name == "repeats")):
-            raise ValueError(f"--{name} is {getattr(args, name)}, wanted {wanted} or more")
-    if (index := device_index(args.device)) is None:
-        raise ValueError("device is 'cpu', and this measures GPUs: wanted auto, cuda or cuda:N")
-    if args.json:
-        check_outputs([args.json], overwrite=True)
+    index = check_options(args)
     runs = choose_runs(args.presets, args.steps)
     machine = look(index, ENGINE_BACKENDS)
     if machine.gpu is None:
@@ -107,35 +98,62 @@ def bench(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder, "ours.png"), Path(folder, "diffusers.png")
         task = Task(
-            str(bundle.absolute()),
-            PROMPT,
-            size,
-            runs,
-            args.warmups,
-            args.repeats,
-            SEED,
-            f"cuda:{index}",
-            str(pictures[0]),
-            args.backend,
-            args.memory,
+            source=str(bundle.absolute()),
+            prompt=PROMPT,
+            size=size,
+            runs=runs,
+            warmups=args.warmups,
+            repeats=args.repeats,
+            seed=SEED,
+            device=f"cuda:{index}",
+            output=str(pictures[0]),
+            backend=args.backend,
+            memory=args.memory,
         )
         ours, peer, likeness = run_side("ours", task), None, None
         if checkpoint:
-            theirs = {"source": str(checkpoint.absolute()), "output": str(pictures[1]), "tokens": ours.tokens}
-            peer = run_side("diffusers", Task(**{**vars(task), **theirs}))
+            output = str(pictures[1])
+            theirs = replace(task, source=str(checkpoint.absolute()), output=output, tokens=ours.tokens)
+            peer = run_side("diffusers", theirs)
             likeness = compare(*pictures)
     print(f"{machine.gpu.name} ({machine.gpu.capability}), {size} x {size}, {ours.tokens} text tokens\n")
     print(table(ours, peer, likeness))
     if args.json:
-        report = {
-            "gpu": asdict(machine.gpu),
-            "task": asdict(task),
-            "ours": asdict(ours),
-            "psnr": likeness,
-            "diffusers": asdict(peer) if peer else None,
-            "versions": dict(machine.versions),
-        }
-        write_whole(args.json, json.dumps(report, indent=1).encode() + b"\n")
+        write_report(args.json, machine, task, ours, peer, likeness)
+
+
+def check_options(args: argparse.Namespace) -> int:
+    """The index of the CUDA device.
+
+    Raises:
+        ValueError: an option asks for something that cannot be measured.
+        OSError: the report cannot be written.
+    """
+    if args.threads is not None:
+        raise ValueError("--threads is for graphs on a CPU, and this measures GPUs")
+    for name in ("warmups", "repeats"):
+        if getattr(args, name) < (wanted := int(name == "repeats")):
+            raise ValueError(f"--{name} is {getattr(args, name)}, wanted {wanted} or more")
+    if (index := device_index(args.device)) is None:
+        raise ValueError("device is 'cpu', and this measures GPUs: wanted auto, cuda or cuda:N")
+    if args.json:
+        check_outputs([args.json], overwrite=True)
+    return index
+
+
+def write_report(
+    file: Path, machine: Machine, task: Task, ours: Measured, peer: Measured | None, likeness: float | None
+) -> None:
+    """Every figure as JSON."""
+    report = {
+        "gpu": asdict(machine.gpu),
+        "task": asdict(task),
+        "ours": asdict(ours),
+        "psnr": likeness,
+        "diffusers": asdict(peer) if peer else None,
+        "versions": dict(machine.versions),
+    }
+    write_whole(file, json.dumps(report, indent=1).encode() + b"\n")
 
 
 def choose_runs(presets: Sequence[str], steps: int | None) -> tuple[Run, ...]:
@@ -150,33 +168,11 @@ def prepare(workdir: Path, model: str, machine: Machine) -> tuple[Path, Path]:
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoint, bundle = workdir / f"{model}-checkpoint", workdir / f"{model}-bundle"
     if not checkpoint.exists():
-        run(
-            [
-                "-m",
-                "scripts.make_checkpoint",
-                "--size",
-                model,
-                "--layout",
-                "diffusers",
-                "--dtype",
-                "bf16",
-                "--output",
-                str(checkpoint.absolute()),
-            ]
-        )
+        layout = ("--size", model, "--layout", "diffusers", "--dtype", "bf16")
+        run(["-m", "scripts.make_checkpoint", *layout, "--output", str(checkpoint.absolute())])
     if not bundle.exists():
-        options = build_options(machine)
-        run(
-            [
-                "-m",
-                "export.build",
-                "--checkpoint",
-                str(checkpoint.absolute()),
-                "--output",
-                str(bundle.absolute()),
-                *options,
-            ]
-        )
+        files = ("--checkpoint", str(checkpoint.absolute()), "--output", str(bundle.absolute()))
+        run(["-m", "export.build", *files, *build_options(machine)])
     return bundle, checkpoint
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from export.reporting.text_table import aligned
+
 STAGES = ("text_encoder", "dit_cond", "dit_uncond", "vae_decoder")
 
 
@@ -47,9 +49,8 @@ def table(ours: Measured, peer: Measured | None, psnr: float | None = None) -> s
     rows.append(_row("loading, s", [ours.load_seconds], [peer.load_seconds] if peer else (), "{:.1f}"))
     if psnr is not None:
         rows.append(("PSNR of the two pictures, dB", f"{psnr:.1f}", "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"ours: {ours.where}", *([f"diffusers: {peer.where}"] if peer else [])])
+    lines = aligned(rows, words=len(rows[0]))
+    return "\n".join([lines, "", f"ours: {ours.where}", *([f"diffusers: {peer.where}"] if peer else [])])
 
 
 def _row(name: str, ours: Sequence[float], peer: Sequence[float], form: str) -> tuple[str, str, str, str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-from tqdm import tqdm
 
 from export.verify.quality import psnr
 from runtime.console import guard
 from runtime.pipeline import Pipeline
 from runtime.plan import make_plan
+from runtime.progress import track
 from runtime.sampling.guidance import UnconditionalPasses
 from training.judge import ASPECTS, Verdict, judge, share
 from training.questions import Question, questions
@@ -63,7 +63,7 @@ def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> li
     quality: dict[UnconditionalPasses, list[float]] = {setting: [] for setting in SETTINGS}
     verdicts: dict[UnconditionalPasses, list[Verdict]] = {setting: [] for setting in SETTINGS}
     counts = {}
-    for seed, question in enumerate(tqdm(asked, desc="prompts")):
+    for seed, question in enumerate(track(asked, "measuring", "prompt")):
         full = None
         for setting in SETTINGS:
             plan = make_plan(
@@ -82,7 +82,7 @@ def compare(pipeline: Pipeline, preset: str | None, asked: list[Question]) -> li
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.guidance", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--preset", metavar="NAME", help="(default: the bundle's)")
     parser.add_argument("--prompts", type=int, default=120, metavar="N", help="(default: %(default)s)")

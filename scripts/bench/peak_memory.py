@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.memory import INTERVAL, anonymous_bytes
+from export.memory import Peak, anonymous_bytes
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,18 @@ def run_measured(
         subprocess.TimeoutExpired: it ran longer than `timeout` seconds, and has been killed.
     """
     stream = subprocess.PIPE if capture else None
-    started, peak = time.perf_counter(), 0
+    started = time.perf_counter()
     with subprocess.Popen(
         [str(part) for part in command], cwd=cwd, env=environment, stdout=stream, stderr=stream, text=True
     ) as process:
         try:
-            while True:
-                peak = max(peak, sum(anonymous_bytes(pid) for pid in family(process.pid)))
-                try:
-                    # Reads the pipes too, so that a full one does not stop the command.
-                    output = process.communicate(timeout=INTERVAL)
-                    break
-                except subprocess.TimeoutExpired:
-                    if timeout is not None and time.perf_counter() - started > timeout:
-                        raise subprocess.TimeoutExpired(process.args, timeout) from None
+            with Peak(lambda: sum(anonymous_bytes(pid) for pid in family(process.pid))) as peak:
+                output = process.communicate(timeout=timeout)
         except BaseException:
             process.kill()
             raise
     stdout, stderr = (text or "" for text in output)
-    return Measured(time.perf_counter() - started, peak, process.returncode, stdout, stderr)
+    return Measured(time.perf_counter() - started, peak.highest, process.returncode, stdout, stderr)
 
 
 def family(pid: int) -> list[int]:
@@ -95,7 +88,7 @@ def main(command: Sequence[str]) -> int:
     try:
         measured = run_measured(command, capture=False)
     except OSError as error:
-        print(f"peak_memory: error: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+        print(f"scripts.bench.peak_memory: error: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     print(f"{measured.seconds:.1f} s, {measured.peak_bytes / 1e9:.3f} GB of anonymous memory", file=sys.stderr)
     return measured.code if measured.code >= 0 else 128 - measured.code

@@ -107,7 +107,7 @@ def compare(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench.quantizers", description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT, help="default: the demo model")
     parser.add_argument("--preset", default="V4_TURBO_12", help="of all trajectories (default: %(default)s)")
     parser.add_argument("--levels", type=int, default=6, help="noise levels compared (default: %(default)s)")

@@ -69,7 +69,11 @@ def run_stage(bundle: Path, stage: str, prompt: str, size: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.run_stage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("bundle", type=Path, help="with ONNX graphs")
     add("stage", choices=("text_encoder", "dit_cond", "dit_uncond"))

@@ -130,7 +130,9 @@ def resident(process: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code is 1 when the sides made different pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench.triton", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE")
     add("--preset", choices=PRESETS, default="V4_DEFAULT_20", help="default: %(default)s")

@@ -13,10 +13,9 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from runtime.console import guard
 from runtime.pipeline import Pipeline
+from runtime.progress import track
 from runtime.sampling.schedule import PRESETS
 from training.judge import ASPECTS, Verdict, judge, share
 from training.questions import KINDS, Question, questions
@@ -75,7 +74,7 @@ def verdicts_of(
             pipeline.generate(question.prompt, preset=preset, guidance=guidance, seed=seed).images[0],
             question.scene,
         )
-        for seed, question in enumerate(tqdm(asked, desc=name, disable=quiet))
+        for seed, question in enumerate(track(asked, name, "picture", quiet=quiet))
     ]
 
 
@@ -111,7 +110,7 @@ def _guidance(text: str) -> float | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo.evaluate", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of the demo model")
     add(

@@ -9,10 +9,10 @@ import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from runtime.console import guard
 from runtime.pipeline import Pipeline
+from runtime.progress import track
 
 PROMPTS = (
     "a red circle on a blue background",
@@ -34,7 +34,8 @@ _LETTERS_A_LINE = 22
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     return guard(
-        "make_gallery", lambda: make_gallery(args.bundles, args.output, args.preset, args.guidance, args.overwrite)
+        "scripts.demo.gallery",
+        lambda: make_gallery(args.bundles, args.output, args.preset, args.guidance, args.overwrite),
     )
 
 
@@ -45,8 +46,8 @@ def make_gallery(bundles: list[Path], output: Path, preset: str, guidance: float
     rows = []
     for bundle in bundles:
         pipeline = Pipeline.load(bundle)
-        bar = tqdm(PROMPTS, desc=pipeline.manifest.precision)
-        made = [pipeline.generate(prompt, preset=preset, guidance=guidance, seed=SEED) for prompt in bar]
+        prompts = track(PROMPTS, pipeline.manifest.precision, "picture")
+        made = [pipeline.generate(prompt, preset=preset, guidance=guidance, seed=SEED) for prompt in prompts]
         rows.append((pipeline.manifest.precision, [one.images[0] for one in made]))
     side = rows[0][1][0].shape[0] + _GAP
     grid = Image.new("RGB", (_LABEL + side * len(PROMPTS), _TEXT + side * len(rows)), "white")
@@ -63,7 +64,7 @@ def make_gallery(bundles: list[Path], output: Path, preset: str, guidance: float
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo.gallery", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of the demo model, a row for each")
     add("--output", type=Path, required=True, metavar="FILE", help="PNG to write")

@@ -1,10 +1,10 @@
-"""Train the demo checkpoint from nothing: the data is drawn by program, the networks are those of `model`.
+"""Train the demo checkpoint from scratch: the data is drawn by program, the networks are those of `model`.
 
     python -m scripts.demo.train --run demo-run --output demo
 
 Stages: autoencoder, latents of the scenes, conditional transformer, unconditional transformer, the decoder once more,
-checkpoint. The run directory keeps their state; the same command goes on where a killed run stopped, and larger numbers
-of steps make a run longer. The text encoder stays random.
+checkpoint. The run directory keeps their state; re-running the command resumes a killed run, and
+larger numbers of steps extend a finished one. The text encoder stays random.
 """
 
 import argparse
@@ -88,9 +88,9 @@ def _scenes(seed: int, count: int) -> list[Scene]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo.train", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--run", type=Path, required=True, metavar="DIR", help="state of the training; made, or gone on with")
+    add("--run", type=Path, required=True, metavar="DIR", help="state of the training; created, or resumed from")
     add("--output", type=Path, metavar="DIR", help="checkpoint to write at the end; it must not exist")
     add("--autoencoder-steps", type=int, default=2000, metavar="N", help="(default: %(default)s)")
     add("--steps", type=int, default=6000, metavar="N", help="of the conditional transformer (default: %(default)s)")
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of the autoencoder's decoder alone, at the end (default: %(default)s)",
     )
-    add("--scenes", type=int, default=SCENES, metavar="N", help="different pictures (default: %(default)s)")
+    add("--scenes", type=int, default=SCENES, metavar="N", help="number of different pictures (default: %(default)s)")
     add("--workers", type=int, default=2, metavar="N", help="processes that share each batch (default: %(default)s)")
     add("--compile", action="store_true", help="compile the transformer first: faster, needs a C++ compiler")
     add("--quiet", action="store_true", help="no progress bars")

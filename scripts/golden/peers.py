@@ -80,7 +80,7 @@ def golden() -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.golden.peers", description=__doc__.split("\n\n")[0])
     parser.add_argument("output", type=Path)
     versions = {"made_with": {"torch": torch.__version__, "diffusers": diffusers.__version__}}
     parser.parse_args().output.write_text(json.dumps(versions | golden()) + "\n", encoding="utf-8")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.atomic_files import PendingFiles
 from runtime.cli.request_options import add_request_options, given_fields
 from runtime.console import guard
 from runtime.image.png import numbered
+from runtime.progress import Progress
 from runtime.request import Request
 from serving.tensors import INPUTS, NUMPY_TYPES, PNG, PNG_BASE64, PNG_PARAMETER, STEP, STEPS
 
@@ -32,13 +32,17 @@ PROGRAM = "scripts.triton.client"
 PORTS = {"http": 8000, "grpc": 8001}
 STREAM_SUFFIX = "_stream"
 
-Progress = Callable[[int, int], object]
+OnSteps = Callable[[int, int], object]
 """Called with the steps done and their number."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.triton.client",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--url", metavar="HOST:PORT", help="default: 127.0.0.1:8000 for HTTP, 127.0.0.1:8001 for gRPC")
     add("--protocol", choices=tuple(PORTS), default="http", help="default: %(default)s")
@@ -67,7 +71,7 @@ def generate(args: argparse.Namespace) -> None:
     with PendingFiles(files, args.overwrite) as pending:
         if args.stream:
             ask = {"http": stream_http, "grpc": stream_grpc}[args.protocol]
-            with tqdm(desc="denoising", unit="step", leave=False) as bar:
+            with Progress("denoising", unit="step", leave=False) as bar:
                 pngs = ask(url, args.model + STREAM_SUFFIX, inputs, args.timeout, lambda *steps: advance(bar, *steps))
         else:
             pngs = infer(args.protocol, url, args.model, inputs, args.timeout)
@@ -80,7 +84,7 @@ def _sent(value: Any) -> Any:
     return value.read_bytes() if isinstance(value, Path) else value
 
 
-def advance(bar: tqdm, done: int, total: int) -> None:
+def advance(bar: Progress, done: int, total: int) -> None:
     """Move the bar to the steps done."""
     bar.total = total
     bar.update(done - bar.n)
@@ -102,7 +106,7 @@ def infer(protocol: str, url: str, model: str, inputs: dict[str, Any], timeout: 
         connection.close()
 
 
-def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: Progress) -> list[bytes]:
+def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: OnSteps) -> list[bytes]:
     """The PNG files for one request over a gRPC stream."""
     client, refusal = triton("grpc")
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
@@ -128,7 +132,7 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
             connection.stop_stream(cancel_requests=True)
 
 
-def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: Progress) -> list[bytes]:
+def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: OnSteps) -> list[bytes]:
     """The PNG files for one request over server-sent events; needs nothing but Python."""
     for event in events(url, f"/v2/models/{model}/generate_stream", inputs | {PNG_PARAMETER: True}, timeout):
         if "error" in event:

@@ -235,7 +235,11 @@ def run(repository: Path, command: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit code is that of COMMAND."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.triton.server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("repository", type=Path, metavar="REPOSITORY", help="from python -m export.triton")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="after --: what to run while the server is up")
     args = parser.parse_args(argv)

@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import ROOT
 
 from calibration import record
 from calibration.command import main
 from calibration.ranges import check_ranges, read_ranges
 from calibration.state import state_file
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -60,7 +58,8 @@ def refused(run, capsys, message, *arguments, **keywords):
 def test_ranges_are_written(run, checkpoint, capsys, tmp_path):
     assert run("--algorithm", "percentile", "--percentile", 99.5, "--seed", 3, "--limit", 2) == 0
     error = capsys.readouterr().err
-    assert "calibrating: 100%" in error and "wrote" in error and "42 tensors, 2 prompts, 1 steps each" in error
+    assert "calibrating               2 prompts in " in error and "\r" not in error
+    assert "wrote" in error and "42 tensors, 2 prompts, 1 steps each" in error
     ranges = read_ranges(run.output)
     check_ranges(ranges, checkpoint)
     assert (ranges.algorithm, ranges.percentile, ranges.seed, ranges.prompts.count) == ("percentile", 99.5, 3, 2)

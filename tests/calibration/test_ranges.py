@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from support.processes import ROOT
 
 from calibration.ranges import (
     ALGORITHMS,
@@ -22,7 +22,6 @@ from calibration.ranges import (
     write_ranges,
 )
 
-ROOT = Path(__file__).parents[2]
 NAME = "dit_cond.layers.0.attention.qkv"
 RANGES = Ranges(
     Model("demo", "0123456789abcdef"),

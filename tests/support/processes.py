@@ -1,21 +1,19 @@
 """Processes as a shell starts and judges them, and the script that makes checkpoints."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(command: Sequence[object]) -> subprocess.Popen[str]:
+def start(command: Sequence[object], stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """A process in the repository's root that Ctrl-C reaches: whoever runs the tests may be ignoring it."""
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -27,7 +25,9 @@ def shell_code(process: subprocess.Popen[str]) -> int:
 
 
 def make_checkpoint(directory: Path, *arguments: object) -> Path:
-    """What scripts/make_checkpoint.py writes to `directory`."""
-    command = [sys.executable, "-m", "scripts.make_checkpoint", "--quiet", "--output", directory, *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    """What scripts/make_checkpoint.py writes to `directory`, in this process: starting another takes longer."""
+    from scripts.make_checkpoint import main
+
+    code = main([str(part) for part in ("--quiet", "--output", directory, *arguments)])
+    assert code == 0, f"scripts.make_checkpoint ended with {code}; its message is in the captured output"
     return directory

@@ -1,16 +1,15 @@
-"""The training line end to end at a few steps, and that it goes on where it stopped."""
+"""The training end to end at a few steps, and that it resumes."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support.processes import ROOT
 from torch import nn
 
 from training.progress import Learner, rate_at, train
 
-ROOT = Path(__file__).parents[2]
 FEW = (
     "--autoencoder-steps",
     "2",
@@ -81,7 +80,7 @@ def test_learning_rate():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of two workers that was stopped before the end and gone on with by one."""
+    """A run of two workers that stopped before the end and was resumed by one."""
     folder = tmp_path_factory.mktemp("training")
     first = run(folder, "--workers", 2)
     assert first.returncode == 0, first.stderr
@@ -90,7 +89,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_a_stopped_run_is_gone_on_with(trained):
+def test_a_stopped_run_resumes(trained):
     steps = {file.stem: torch.load(file, weights_only=True)["step"] for file in (trained / "run").glob("*.pt")}
     assert steps == {"autoencoder": 2, "conditional": 3, "unconditional": 1, "decoder": 1}
     assert [line.split()[0] for line in (trained / "run/conditional.log").read_text().splitlines()] == ["2", "3"]

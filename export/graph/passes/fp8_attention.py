@@ -15,12 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.passes.qdq import FP8, Form, quantize_dequantize, scalar, uncast
+from export.graph.passes.editing import scalar
+from export.graph.passes.qdq import FP8, Form, quantize_dequantize, uncast
 
 SOFTMAX_SCALE = 1 / 448
 
 
-def quantize_attention(model: ir.Model, index: int, scales: Sequence[float], name: str, form: Form) -> None:
+def quantize_attention(model: ir.Model, index: int, scales: Sequence[float], name: str, form: Form) -> bool:
     """Turn the `index`-th Attention of the graph into float8.
 
     Args:
@@ -29,10 +30,20 @@ def quantize_attention(model: ir.Model, index: int, scales: Sequence[float], nam
         scales: of q, k and v.
         name: prefix of the new nodes and scales.
         form: see the module's docstring.
+
+    Returns:
+        Whether the graph has changed: always.
+
+    Raises:
+        ValueError: there is no such node, it is quantized already, it is another kind of attention, or its result is
+            an output of the graph.
     """
     nodes = [node for node in model.graph if node.op_type == "Attention" or node.metadata_props.get(_MARK)]
+    if index >= len(nodes):
+        raise ValueError(f"{name}: attention {index} is to be quantized, but the graph has {len(nodes)}")
     node = nodes[index]
-    assert node.op_type == "Attention", f"{name} is quantized already"
+    if problem := _objection(node):
+        raise ValueError(f"{name}: the attention {node.name} is to be quantized, but {problem}")
     build = _fused if form == "trt" else _primitive
     last = build(model, node, scales, name)
     last.metadata_props[_MARK] = name
@@ -40,9 +51,28 @@ def quantize_attention(model: ir.Model, index: int, scales: Sequence[float], nam
     new.type, new.shape = old.type, old.shape
     ir.convenience.replace_all_uses_with(old, new)
     model.graph.remove(node, safe=True)
+    return True
 
 
 _MARK = "quantized_attention"
+
+
+def _objection(node: ir.Node) -> str | None:
+    """Why a node cannot be replaced by a float8 attention, if it cannot."""
+    if node.op_type != "Attention":
+        return "it is quantized already"
+    shapes = [value.shape if value is not None else None for value in node.inputs[:3]]
+    if any(shape is None or len(shape) != 4 or not isinstance(shape[3], int) for shape in shapes):
+        return f"its operands are {shapes}, wanted (B, heads, L, head_dim) with a number for head_dim"
+    heads = {shape[1] for shape in shapes if shape is not None}
+    if len(heads) != 1:
+        return "it has fewer heads of keys than of queries"
+    causal = node.attributes.get("is_causal")
+    if any(value is not None for value in node.inputs[3:]) or (causal is not None and causal.as_int()):
+        return "it is causal or has a mask"
+    if node.outputs[0].is_graph_output():
+        return "its result is an output of the graph"
+    return None
 
 
 def _fused(model: ir.Model, node: ir.Node, scales: Sequence[float], name: str) -> ir.Node:
@@ -68,7 +98,7 @@ def _primitive(model: ir.Model, node: ir.Node, scales: Sequence[float], name: st
     q, k, v = _operands(node)
     base, float32 = _dtype(q), ir.DataType.FLOAT
     head_dim = q.shape[3] if q.shape is not None else None
-    assert isinstance(head_dim, int)
+    assert isinstance(head_dim, int)  # _objection has seen it
 
     def add(op_type: str, inputs: list[ir.Value], output: str, dtype: ir.DataType, **attributes: object) -> ir.Value:
         new = ir.node(op_type, inputs, attributes=attributes, name=f"{name}.{output}")  # type: ignore[arg-type]

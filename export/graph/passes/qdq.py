@@ -25,7 +25,7 @@ Nothing here decides what to quantize; see `export.graph.recipe`. What the large
 by pattern, quantize convolutions, choose scales.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import ml_dtypes
@@ -34,44 +34,71 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from model.checkpoint.directory import Known, Sources
+from export.graph.passes.editing import only_reader, scalar
 from model.checkpoint.fp8 import E4M3_MAX
-from model.checkpoint.sources import Folded
-from model.checkpoint.tensor_files import Joined, Source
+from model.checkpoint.sources import Sources, Weight
 
 FP8 = ir.DataType.FLOAT8E4M3FN
 Form = Literal["ort", "trt"]
 
 
-def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form) -> None:
-    """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales."""
-    graph = model.graph
+def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form) -> bool:
+    """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales.
+
+    Returns:
+        Whether the graph has changed: not if there are no `weights`.
+
+    Raises:
+        ValueError: the graph has no such weight, or something other than a single node reads it. The graph is then
+            partly changed.
+    """
+    changed = False
     for name in weights:
-        value = graph.initializers.pop(name)
-        assert value.dtype is not None and value.shape is not None
-        read = _codes_reader(sources[name])
-        codes = _initializer(graph, name, FP8, value.shape, lambda read=read: read()[0])
-        scale = _initializer(graph, f"{name}_scale", ir.DataType.FLOAT, value.shape[:1], lambda read=read: read()[1])
-        nodes = _dequantize([codes, scale], value.dtype, f"{name}_dequantized", form, axis=0)
-        reader = value.uses()[0].node  # each weight has one
-        ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
-        # Beside it, so that a runtime that keeps the order has no more than one weight multiplied out.
-        graph.insert_before(reader, nodes)
+        _quantize_weight(model.graph, name, sources[name], form)
+        changed = True
+    return changed
 
 
-def quantize_input(model: ir.Model, weights: Iterable[str], scale: float, name: str, form: Form) -> None:
+def _quantize_weight(graph: ir.Graph, name: str, source: Weight, form: Form) -> None:
+    value = graph.initializers.get(name)
+    if value is None or value.dtype is None or value.shape is None:
+        raise ValueError(f"{name} is to be quantized, but the graph has no weight of that name with a type and a shape")
+    reader = only_reader(value)
+    if reader is None:
+        raise ValueError(f"{name} is to be quantized, but {len(value.uses())} nodes read it, wanted one")
+    del graph.initializers[name]
+    read = _codes_reader(source)
+    codes = _initializer(graph, name, FP8, value.shape, lambda: read()[0])
+    scale = _initializer(graph, f"{name}_scale", ir.DataType.FLOAT, value.shape[:1], lambda: read()[1])
+    nodes = _dequantize([codes, scale], value.dtype, f"{name}_dequantized", form, axis=0)
+    ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
+    # Beside it, so that a runtime that keeps the order has no more than one weight multiplied out.
+    graph.insert_before(reader, nodes)
+
+
+def quantize_input(model: ir.Model, weights: Sequence[str], scale: float, name: str, form: Form) -> bool:
     """Put one Q/DQ pair before the products of one activation with each of `weights`, which share it.
 
     `quantize_weights` must have been there first. `name` names the scale, which is float32 and without dimensions.
+
+    Returns:
+        Whether the graph has changed: not if there are no `weights`.
+
+    Raises:
+        ValueError: a weight is not quantized, or is not that of one product; or the products differ in their input.
     """
     products = [_product(model, weight) for weight in weights]
-    inputs = {product.inputs[0] for product in products}
-    assert len(inputs) == 1, f"{name}: the weights {list(weights)} do not share their input"
-    x = inputs.pop()
-    assert x is not None and x.dtype is not None
+    if not products:
+        return False
+    x = products[0].inputs[0]
+    if any(product.inputs[0] is not x for product in products):
+        raise ValueError(f"{name} is to be quantized, but the products of {', '.join(weights)} differ in their input")
+    if x is None or x.dtype is None:
+        raise ValueError(f"{name} is to be quantized, but the graph does not say its type")
     quantized = quantize_dequantize(model, uncast(x), x.dtype, scale, name, form, before=products[0])
     for product in products:
         product.replace_input_with(0, quantized)
+    return True
 
 
 def quantize_dequantize(
@@ -107,14 +134,19 @@ def activation_scale(largest: float) -> float:
 
 
 def _product(model: ir.Model, weight: str) -> ir.Node:
-    """The MatMul that multiplies by a quantized weight."""
-    value, path = model.graph.initializers[weight], []
-    while not path or path[-1].op_type != "MatMul":
-        (node,) = (use.node for use in value.uses())
-        path.append(node)
+    """The MatMul whose right side is a quantized weight, and nothing else reads it."""
+    value, path = model.graph.initializers.get(weight), [""]
+    while value is not None and (node := only_reader(value)) is not None:
+        path.append(node.op_type)
+        if node.op_type == "MatMul" and path[1] == "DequantizeLinear" and node.inputs[1] is value:
+            return node
+        if node.op_type not in ("DequantizeLinear", "Cast", "Transpose"):
+            break
         value = node.outputs[0]
-    assert {node.op_type for node in path} <= {"DequantizeLinear", "Cast", "Transpose", "MatMul"}, weight
-    return path[-1]
+    raise ValueError(
+        f"the input of {weight} is to be quantized, but the way of the weight is {' -> '.join(path[1:]) or 'missing'}, "
+        "wanted DequantizeLinear -> Transpose -> MatMul"
+    )
 
 
 def _dequantize(
@@ -136,11 +168,10 @@ def _dequantize(
     return nodes
 
 
-def _codes_reader(source: Source | Joined | Folded | Known) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+def _codes_reader(source: Weight) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
     """Reads codes and scales; what is quantized here is made once and kept until both are written."""
-    assert not isinstance(source, Known)
     if source.coded:
-        return source.read_codes
+        return source.quantized
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def read() -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,20 +184,16 @@ def _codes_reader(source: Source | Joined | Folded | Known) -> Callable[[], tupl
 
 
 def _initializer(
-    graph: ir.Graph, name: str, dtype: ir.DataType, shape: ir.Shape, read: Callable[[], torch.Tensor]
+    graph: ir.Graph,
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int | ir.SymbolicDim],
+    read: Callable[[], torch.Tensor],
 ) -> ir.Value:
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
     value.const_value = ir.LazyTensor(
         lambda: TorchTensor(read().contiguous(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
     )
-    graph.initializers[name] = value
-    return value
-
-
-def scalar(graph: ir.Graph, name: str, number: np.generic) -> ir.Value:
-    """A new initializer without dimensions."""
-    value = ir.Value(name=name, const_value=ir.Tensor(np.asarray(number), name=name))
-    value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(np.asarray(number).dtype)), ir.Shape([])
     graph.initializers[name] = value
     return value
 

@@ -6,11 +6,12 @@ import onnx
 import pytest
 import torch
 from support import lora_files
+from support.bundles import build_bundle
 from support.lora_files import of_layers, peft, random_matrices, write
 
 from calibration.command import main as calibrate
 from calibration.ranges import RangesError, check_ranges, read_ranges
-from export.build.command import build, main
+from export.build.command import main
 from export.graph.precision import precision_of
 from export.graph.recipe import Recipe
 from export.graph.stage import StageOptions, export_stage
@@ -36,8 +37,8 @@ def lora(peer, tmp_path_factory):
 def bundles(peer, lora, tmp_path_factory):
     """(bundle without the adapter, bundle with it) of a float8 checkpoint."""
     directory, folder = peer("head64", "original-fp8")[1], tmp_path_factory.mktemp("bundles")
-    build(directory, folder / "plain", "fp8-weight-only", quiet=True)
-    build(directory, folder / "folded", "fp8-weight-only", lora=[f"{lora}:0.5"], quiet=True)
+    build_bundle(directory, folder / "plain", "fp8-weight-only")
+    build_bundle(directory, folder / "folded", "fp8-weight-only", lora=(f"{lora}:0.5",))
     return folder / "plain", folder / "folded"
 
 
@@ -53,7 +54,9 @@ def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, cap
     shutil.copytree(bundles[1], tmp_path / "bundle")
     directory = peer("head64", "original-fp8")[1]
     for taken in (6, 7):
-        build(directory, tmp_path / "bundle", "fp8-weight-only", lora=[f"{lora}:2"], overwrite=True)
+        build_bundle(
+            directory, tmp_path / "bundle", "fp8-weight-only", lora=(f"{lora}:2",), overwrite=True, quiet=False
+        )
         messages = capsys.readouterr().err
         assert messages.count("unchanged, taken from an earlier build") == taken
         assert any(line.split()[:2] == ["ort/dit_cond", "unchanged,"] for line in messages.splitlines()) == (taken == 7)
@@ -101,7 +104,7 @@ def test_report_needs_the_same_adapters(bundles, peer, lora, tmp_path):
     }
     with pytest.raises(BundleError, match=r"was not made from the checkpoint .*: its loras is \(LoraSpec.*'s \(\)"):
         verify([bundles[1]], output=tmp_path / "report", **arguments)
-    report = verify([bundles[1]], output=tmp_path / "report", lora=[f"{lora}:0.5"], **arguments)
+    report = verify([bundles[1]], output=tmp_path / "report", lora=(f"{lora}:0.5",), **arguments)
     errors = {stage: max(step_errors(report.entries[0], stage)) for stage in ("dit_cond", "dit_uncond")}
     assert errors["dit_uncond"] <= 1e-5 and 1e-4 < errors["dit_cond"] < 0.1
 
@@ -165,7 +168,7 @@ def test_ranges_are_measured_with_the_adapters(peer, lora, tmp_path, capsys):
         (["--lora", "{lora}:much"], "has the scale 'much', wanted a number"),
         (["--lora", "{lora}", "{lora}:2"], "is given twice"),
         (["--lora", "{lora}", "--lora", "none.safetensors"], "there is no LoRA file none.safetensors"),
-        (["--lora", "{other}"], "other.safetensors is no LoRA of this model: none of its 2 tensors"),
+        (["--lora", "{other}"], "other.safetensors is not a LoRA for this model: none of its 2 tensors"),
         (
             ["--lora", "{wide}"],
             "wide.safetensors does not fit this model: layers.0.",

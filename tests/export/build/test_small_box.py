@@ -1,14 +1,11 @@
 """Builds in bounded memory, and bundles that share the checkpoint's own files, at the real width with two blocks."""
 
-import os
-import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from support import peers
-from support.processes import ROOT, make_checkpoint
+from support.processes import ROOT
 
 from export.build.checksums import SUMS
 from export.build.command import main
@@ -21,27 +18,20 @@ from runtime.bundle.manifest import read_manifest
 from scripts.bench.peak_memory import run_measured
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory):
-    """Two blocks of the real width and activation ranges: 0.6 GB of weights in each transformer."""
-    folder = tmp_path_factory.mktemp("wide")
-    return make_checkpoint(folder / "checkpoint", "--size", "wide", "--ranges", str(folder / "ranges.json"))
-
-
-def test_engines_in_little_more_memory_than_the_weights(wide, tmp_path):
+def test_engines_in_little_more_memory_than_the_weights(wide_checkpoint, tmp_path):
     """The bound of the full size, scaled: 1.3 times the weights of the largest stage, and 1.5 GB for the process."""
     command = [
         sys.executable,
         "-m",
         "export.build",
         "--checkpoint",
-        wide,
+        wide_checkpoint,
         "--precision",
         "fp8",
         "--backend",
         "rtx",
         "--calibration",
-        wide.parent / "ranges.json",
+        wide_checkpoint.parent / "ranges.json",
         "--output",
         tmp_path / "bundle",
         "--quiet",
@@ -56,7 +46,7 @@ def test_engines_in_little_more_memory_than_the_weights(wide, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def linked(wide, tmp_path_factory):
+def linked(wide_checkpoint, tmp_path_factory):
     """A bundle for ONNX Runtime that shares the checkpoint's files, and the peak of its build's memory in bytes."""
     output = tmp_path_factory.mktemp("linked") / "bundle"
     command = [
@@ -64,7 +54,7 @@ def linked(wide, tmp_path_factory):
         "-m",
         "export.build",
         "--checkpoint",
-        wide,
+        wide_checkpoint,
         "--precision",
         "fp8-weight-only",
         "--weights",
@@ -78,23 +68,24 @@ def linked(wide, tmp_path_factory):
     return output, measured.peak_bytes
 
 
-def test_linked_weights_are_the_checkpoints_own_files(wide, linked):
+def test_linked_weights_are_the_checkpoints_own_files(wide_checkpoint, linked):
     bundle, peak = linked
     shared = bundle / "onnx" / "weights" / "transformer-diffusion_pytorch_model.safetensors"
-    assert shared.samefile(wide / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert shared.samefile(wide_checkpoint / "transformer" / "diffusion_pytorch_model.safetensors")
     assert peak < 1.5e9, "0.7 GB for PyTorch, none for the weights, whose two transformers alone have 1.2 GB"
     check_files(bundle, read_manifest(bundle).files)
     written = sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file() and f.stat().st_nlink == 1)
     assert written < 12e6, "graphs, and what is not stored as the graph wants it"
 
 
-def test_linked_bundle_makes_the_picture_of_a_copied_one(tmp_path):
+def test_linked_bundle_makes_the_picture_of_a_copied_one(demo_weight_only_bundle, tmp_path):
     """Byte for byte, on the demo."""
-    pictures = []
-    for kind in ("link", "copy"):
-        arguments = ["--precision", "fp8-weight-only", "--weights", kind, "--quiet"]
-        assert main([*arguments, "--output", str(tmp_path / kind)]) == 0
-        pictures.append(Pipeline.load(tmp_path / kind).generate("a circle", seed=1, preset="V4_INSTANT_8").images)
+    arguments = ["--precision", "fp8-weight-only", "--weights", "link", "--quiet"]
+    assert main([*arguments, "--output", str(tmp_path / "link")]) == 0
+    pictures = [
+        Pipeline.load(bundle).generate("a circle", seed=1, preset="V4_INSTANT_8").images
+        for bundle in (tmp_path / "link", demo_weight_only_bundle)
+    ]
     assert np.array_equal(*pictures) and pictures[0].std() > 0
 
 
@@ -112,52 +103,16 @@ def test_nan_in_linked_weights_is_found(tmp_path, capsys):
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--size", "wide", "--layers", "0"), "--layers is 0, wanted 1 to 1000"),
-        (("--size", "demo", "--output", "."), "the output . exists"),
-    ],
-)
-def test_make_checkpoint_refuses(tmp_path, arguments, message):
-    command = [sys.executable, "-m", "scripts.make_checkpoint", "--output", tmp_path / "made", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_make_checkpoint_looks_at_the_disk_first(tmp_path, monkeypatch, capsys):
-    import make_checkpoint as script
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 0, 10**9))
-    assert script.main(["--size", "full", "--output", str(tmp_path / "made")]) == 1
-    assert "the checkpoint needs 26.94 GB, but" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("layout", ["original", "diffusers"])
-@pytest.mark.parametrize("dtype", ["fp8", "bf16"])
-def test_made_checkpoints_are_read(tmp_path, layout, dtype):
-    """With every tensor that the model wants and no other."""
-    directory = make_checkpoint(tmp_path / "made", "--size", "demo", "--layout", layout, "--dtype", dtype)
-    checkpoint = open_checkpoint(directory)
-    assert checkpoint.layout == layout
-    weight = checkpoint.sources["dit_cond"]["layers.0.attention.qkv.weight"]
-    assert weight.coded == (dtype == "fp8") and len(weight.parts) == (1 if layout == "original" else 3)
-    values = weight.read()
-    assert 0.9 < float(values.std() * values.shape[1] ** 0.5) < 1.1
-
-
-def test_weights_that_do_not_fit_stay_in_their_file(tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_stay_in_their_file(demo_weight_only_bundle, monkeypatch):
     """The same picture with float8 weights multiplied out at each call, but for a last bit that rounds a byte."""
-    arguments = ["--precision", "fp8-weight-only", "--quiet", "--output", str(tmp_path / "bundle")]
-    assert main(arguments) == 0
-    graphs = read_manifest(tmp_path / "bundle").graphs
+    graphs = read_manifest(demo_weight_only_bundle).graphs
     assert graphs["dit_cond"].expanded_bytes > 3 * 868352 and graphs["vae_decoder"].expanded_bytes == 0
     pictures = []
     for usable in (ort._USABLE, 0.0):
         monkeypatch.setattr(ort, "_USABLE", usable)
-        pictures.append(Pipeline.load(tmp_path / "bundle").generate("a circle", seed=1, preset="V4_INSTANT_8").images)
+        pictures.append(
+            Pipeline.load(demo_weight_only_bundle).generate("a circle", seed=1, preset="V4_INSTANT_8").images
+        )
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
 
 
@@ -172,11 +127,3 @@ def test_no_more_than_one_weight_is_multiplied_out(linked):
     # Measured: 1.45 GB, and 1.48 GB with 34 blocks. The largest weight, its transposition, what the product packs of
     # it, ONNX Runtime itself, and activations of 320 rows.
     assert measured.peak_bytes < 1.7e9
-
-
-@pytest.mark.parametrize("stage", ["text_encoder", "dit_cond"])
-def test_one_stage_alone(demo_bundle, stage, capsys):
-    import run_stage
-
-    assert run_stage.main([str(demo_bundle), stage]) == 0
-    assert "finite: True" in capsys.readouterr().out

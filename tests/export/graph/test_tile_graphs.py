@@ -7,6 +7,7 @@ import torch
 from support.measure import relative_error
 
 from export.build.command import build
+from export.build.options import BuildOptions
 from export.build.preview_fit import fit_preview
 from export.demo_model import DEMO_CHECKPOINT
 from model.autoencoder import unpack
@@ -55,7 +56,7 @@ def test_the_thumbnail_is_what_the_norms_see(checkpoint, stage):
 
 
 def test_graphs_are_the_modules_and_share_weights(checkpoint, tmp_path):
-    build(DEMO_CHECKPOINT, tmp_path / "bundle", "fp32", quiet=True)
+    build(BuildOptions(output=tmp_path / "bundle", quiet=True))
     manifest = read_manifest(tmp_path / "bundle")
     check_files(tmp_path / "bundle", manifest.files, hashes=True)
     weights = sorted(name for name in manifest.files if name.startswith("onnx/weights/vae"))
@@ -75,13 +76,13 @@ def test_graphs_are_the_modules_and_share_weights(checkpoint, tmp_path):
 
 def test_tiles_are_jobs_like_the_stages(tmp_path, capsys):
     """A second build takes them from the first; with linked weights they read the same files as the whole graphs."""
-    build(DEMO_CHECKPOINT, tmp_path / "bundle", "fp32", weights="link", quiet=True)
+    build(BuildOptions(output=tmp_path / "bundle", weights="link", quiet=True))
     before = read_manifest(tmp_path / "bundle")
     check_files(tmp_path / "bundle", before.files, hashes=True)
     for stage in ("vae_decoder", "vae_encoder"):
         files = [external_files(tmp_path / "bundle" / before.graphs[name].onnx) for name in (stage, f"{stage}_tile")]
         assert files[0] == files[1] and files[0], "no weight is written twice"
-    build(DEMO_CHECKPOINT, tmp_path / "bundle", "fp32", weights="link", overwrite=True)
+    build(BuildOptions(output=tmp_path / "bundle", weights="link", overwrite=True))
     told = capsys.readouterr().err
     assert told.count("unchanged, taken from an earlier build") == 7 and "ort/vae_decoder_tile" in told
     assert read_manifest(tmp_path / "bundle").graphs == before.graphs

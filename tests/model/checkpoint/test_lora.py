@@ -16,10 +16,10 @@ from support.measure import relative_error
 
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.fingerprint import fingerprint
+from model.checkpoint.folded import Folded
 from model.checkpoint.lora import parse_lora, touching, with_loras, without_loras
 from model.checkpoint.lora_files import LoraError
-from model.checkpoint.sources import Folded
-from model.checkpoint.tensor_files import Joined, Source
+from model.checkpoint.sources import Joined, Stored
 
 BOUND = 1e-5
 FORMS = ("diffusers", "original-bf16", "original-fp8", "original-nf4")
@@ -217,7 +217,7 @@ def test_joined_weights_keep_the_rows_of_the_untouched_one(peer, base, tmp_path)
     w1, w3 = (sources[f"layers.0.feed_forward.{name}.weight"] for name in ("w1", "w3"))
     joined = Joined((w1, w3))
     codes, scales = joined.quantized()
-    assert not joined.coded and isinstance(w1, Source) and isinstance(w3, Folded)
+    assert not joined.coded and isinstance(w1, Stored) and isinstance(w3, Folded)
     for rows, source in ((slice(80), w1), (slice(80, 160), w3)):
         wanted = source.quantized()
         assert torch.equal(codes[rows].view(torch.uint8), wanted[0].view(torch.uint8))
@@ -248,7 +248,7 @@ def test_fingerprint_tells_adapters_apart(peer, base, tmp_path):
 def test_nothing_is_computed_before_a_weight_is_read(peer, base, tmp_path, monkeypatch):
     checkpoint = open_checkpoint(peer("head32", "diffusers")[1])
     file = write(tmp_path / "a.safetensors", peft(random_matrices(base, of_layers(0, 1, 2)), ""))
-    monkeypatch.setattr(Source, "read", lambda _: pytest.fail("a weight was read"))
+    monkeypatch.setattr(Stored, "read", lambda _: pytest.fail("a weight was read"))
     folded = with_loras(checkpoint, [str(file)])
     assert sum(isinstance(s, Folded) for s in folded.sources["dit_cond"].values()) == 18
 
@@ -313,8 +313,11 @@ def put(**parts):
 @pytest.mark.parametrize(
     ("spell", "message"),
     [
-        (lambda m: peft(m, "unet."), r"is no LoRA of this model: none of its 12 tensors adapts .*, and 8 more\)"),
-        (lambda m: peft({n.replace("layers.0", "layers.3"): p for n, p in m.items()}, ""), "is no LoRA of this model"),
+        (lambda m: peft(m, "unet."), r"is not a LoRA for this model: none of its 12 tensors adapts .*, and 8 more\)"),
+        (
+            lambda m: peft({n.replace("layers.0", "layers.3"): p for n, p in m.items()}, ""),
+            "is not a LoRA for this model",
+        ),
         (lambda m: {"weight": torch.ones(2)}, r"none of its 1 tensors adapts .* such as input_proj \(weight\)"),
         (
             spoilt(lambda t: t.update({key("layers.9.attention.o", "A"): torch.ones(2, 96)})),
@@ -353,7 +356,7 @@ def test_defects(peer, base, tmp_path, spell, message):
     ("settings", "message"),
     [
         ({"lora_alpha": "4"}, "says lora_alpha '4', wanted a number"),
-        ({"use_dora": True}, "is a DoRA, which is not folded"),
+        ({"use_dora": True}, "is a DoRA, which cannot be folded"),
     ],
 )
 def test_settings(peer, base, tmp_path, settings, message):
@@ -378,7 +381,7 @@ def test_files_and_targets(peer, base, tmp_path):
     file = write(tmp_path / "a.safetensors", peft(random_matrices(base, ("llm_cond_proj",)), ""))
     with pytest.raises(LoraError, match=r"a.safetensors is given twice; give it once, with the sum of the scales"):
         with_loras(checkpoint, [str(file), f"{file}:2"])
-    with pytest.raises(LoraError, match="projection of the text only, which --lora-target uncond leaves out"):
+    with pytest.raises(LoraError, match="adapts only the text projection, which --lora-target uncond leaves out"):
         with_loras(checkpoint, [str(file)], "uncond")
     with pytest.raises(ValueError, match="--lora-target both goes with --lora"):
         with_loras(checkpoint, [], "both")

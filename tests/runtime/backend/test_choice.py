@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from support.engine_bundles import GB, STAGES, engine_set, manifest
+from support.engines.bundles import GB, STAGES, engine_set, manifest
 
 from runtime.backend.choice import choose, needs_machine
 from runtime.backend.machine import Machine

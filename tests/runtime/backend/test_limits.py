@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.engine_bundles import STAGES, engine_set, with_tiles
+from support.engines.bundles import STAGES, engine_set, with_tiles
 
 from runtime.backend.limits import check_limits
 from runtime.bundle.manifest import SizeRange

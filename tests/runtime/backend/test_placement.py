@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.engine_bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
+from support.engines.bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
 
 from runtime import Pipeline
 from runtime.backend import opening as backend

@@ -1,12 +1,12 @@
 """Starting from a picture, and painting a part of it anew: against DiffSynth-Studio's numbers, and on the demo."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.golden import golden
 
 from runtime import Pipeline
 from runtime.cli.main import main
@@ -17,7 +17,7 @@ from runtime.plan import make_plan
 from runtime.sampling.denoise import denoise
 from runtime.sampling.schedule import PRESETS, Sampling, schedule
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "diffsynth.json").read_text())
+GOLDEN = golden("diffsynth")
 FAST = {"steps": 2, "guidance": 3.0, "seed": 3}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from support.engine_bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
+from support.engines.bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
 
 from runtime.tensorrt.memory_plan import OVERHEAD, MemoryPlanError, plan_memory
 

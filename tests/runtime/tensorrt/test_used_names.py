@@ -6,15 +6,14 @@ TensorRT are called the same everywhere, and the table says which class each of 
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 import tensorrt_rtx as trt
 from cuda.bindings import runtime as cudart
-from support import fake_tensorrt
-from support.fake_cuda import FakeCudart
+from support.engines import fake_tensorrt
+from support.engines.fake_cuda import FakeCudart
+from support.processes import ROOT
 
-ROOT = Path(__file__).parents[3]
 MEANING = {
     "trt": trt,
     "runtime": trt.Runtime,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as cudart
 from PIL import Image
+from support.bundles import build_bundle
 from support.processes import ROOT, make_checkpoint
 
 from export.memory import Peak
@@ -123,9 +124,7 @@ def demo_checkpoint_pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     make_checkpoint(checkpoint, "--size", "demo", "--layout", "diffusers", "--dtype", "bf16")
-    build = [sys.executable, "-m", "export.build", "--checkpoint", checkpoint, "--output", bundle, "--quiet"]
-    subprocess.run(build, cwd=ROOT, check=True)
-    return bundle, checkpoint
+    return build_bundle(checkpoint, bundle, "fp32"), checkpoint
 
 
 def test_diffusers_gets_no_large_vision_tower(demo_checkpoint_pair):

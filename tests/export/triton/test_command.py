@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import ROOT
 
 from export.triton.__main__ import main
 from runtime.bundle.manifest import read_manifest
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS
 
-ROOT = Path(__file__).parents[2]
 CODE = ("runtime", "serving")
 
 

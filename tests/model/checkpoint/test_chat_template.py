@@ -1,4 +1,4 @@
-"""Tokens of the runtime against transformers' tokenizer with its own chat template."""
+"""Chat templates, and the tokens of the runtime against those of transformers with its own template."""
 
 import json
 import shutil

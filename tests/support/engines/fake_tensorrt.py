@@ -11,7 +11,7 @@ from enum import IntEnum
 from types import SimpleNamespace
 
 import numpy as np
-from support.fake_cuda import STREAM
+from support.engines.fake_cuda import STREAM
 
 
 class SeekPosition(IntEnum):

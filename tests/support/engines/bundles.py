@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-from support.fake_tensorrt import stage
+from support.engines.fake_tensorrt import stage
 
 from runtime.bundle.manifest import (
     EngineSet,

@@ -1,38 +1,16 @@
-"""Noise, schedules and rotary tables against the numbers of PyTorch and diffusers in tests/golden/peers.json."""
+"""Presets and time steps against diffusers' and the published ones."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.golden import golden
 
-from runtime.sampling.noise import randn
-from runtime.sampling.rope import image_positions, rope_tables, text_positions
 from runtime.sampling.schedule import PRESETS, Sampling, parse_guidance, round_to_bfloat16, sampling, schedule
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "peers.json").read_text())
-
-
-@pytest.mark.parametrize("case", GOLDEN["noise"], ids=lambda case: f"seed{case['seed']}")
-def test_noise_is_torchs(case):
-    got = randn(tuple(case["shape"]), case["seed"])
-    assert got.shape == tuple(case["shape"]) and got.dtype == np.float32
-    # The last bits of log, cos and sin differ between libraries; 4.8e-7 is the largest difference seen.
-    assert np.abs(got.ravel()[-64:] - np.float32(case["last"])).max() <= 1e-6
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match=f"seed is {seed}, wanted an integer from 0 to 2\\*\\*64 - 1"):
-        randn((1, 1, 128), seed)
-
-
-def test_noise_of_an_odd_count():
-    with pytest.raises(ValueError, match="has 15 values, wanted a multiple of 16"):
-        randn((3, 5), 0)
+GOLDEN = golden("peers")
 
 
 @pytest.mark.parametrize("case", GOLDEN["schedules"], ids=lambda case: f"{case['preset']}-{case['size']}")
@@ -151,21 +129,3 @@ def test_bfloat16_is_nearest(value):
         np.uint32((int(np.float32(value).view(np.uint32)) >> 16) + i << 16).view(np.float32) for i in (0, 1)
     )
     assert abs(got - value) == min(abs(float(below) - value), abs(float(above) - value))
-
-
-@pytest.mark.parametrize("case", GOLDEN["ropes"], ids=lambda case: f"head{case['head_dim']}")
-def test_rope_is_diffusers(case):
-    positions = np.concatenate((text_positions(case["text"]), image_positions(*case["grid"])))
-    assert positions.tolist() == case["positions"]
-    cos, sin = rope_tables(positions, case["head_dim"], 5_000_000, tuple(case["sections"]))
-    for got, wanted in ((cos, case["cos"]), (sin, case["sin"])):
-        assert got.dtype == np.float32
-        difference = np.abs(got - np.float32(wanted))
-        # One frequency in 128 differs in its last bit: 2 ** -24 of an angle of at most 65539 radians.
-        assert difference.max() <= 65539 * 2.0**-24
-        assert np.median(difference) <= 6e-8
-        assert (difference.max(axis=0) > 2e-7).sum() <= 2  # that one lane and its copy
-
-
-def test_positions_of_text_and_image_never_meet():
-    assert text_positions(2048).max() < image_positions(1, 1).min() == 65536

@@ -1,0 +1,132 @@
+"""The command line of ``python -m export.build``: an option for each field of `BuildOptions`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from calibration.checkpoint_options import add_checkpoint_options
+from calibration.lora_options import add_lora_options
+from export.build.options import ATTENTIONS, BACKENDS, DEFAULTS, TIMESTEP_DTYPES, WEIGHTS, BuildOptions
+from export.engine.targets import DEFAULT_TARGETS, TARGETS
+from export.graph.precision import BASES, PRECISIONS
+
+
+def read_options(args: argparse.Namespace) -> BuildOptions:
+    """The options of a parsed command line; ValueError as for `BuildOptions`."""
+    return BuildOptions(**{name: tuple(v) if isinstance(v, list) else v for name, v in vars(args).items()})
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch. Re-running the command "
+        "resumes an interrupted build; a stage whose inputs have not changed is kept.",
+    )
+    add_checkpoint_options(parser, DEFAULTS["checkpoint"])
+    add_lora_options(parser)
+    _add_result(parser)
+    _add_float8(parser.add_argument_group("float8"))
+    _add_engines(parser.add_argument_group("engines"))
+    _add_behaviour(parser)
+    return parser
+
+
+def _add(group: argparse._ActionsContainer, field: str, **settings: Any) -> None:
+    """Add the option of a field, with the field's name and default; KeyError if `BuildOptions` has no such field."""
+    group.add_argument(f"--{field.replace('_', '-')}", dest=field, default=DEFAULTS[field], **settings)
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    _add(parser, "output", type=Path, metavar="DIR", help="bundle to write (default: %(default)s)")
+    _add(
+        parser,
+        "precision",
+        choices=PRECISIONS,
+        help="fp8: weights and the blocks' activations in float8; fp8-weight-only: weights alone; the others: the type "
+        "of both (default: %(default)s)",
+    )
+    _add(
+        parser,
+        "backend",
+        nargs="+",
+        choices=BACKENDS,
+        metavar="BACKEND",
+        help="what will run the bundle, one or more: ort (ONNX Runtime), rtx (TensorRT-RTX plans, built without a "
+        "GPU), tensorrt (plans for the GPU in this machine) (default: ort)",
+    )
+    _add(
+        parser,
+        "weights",
+        choices=WEIGHTS,
+        help="link: the bundle shares the checkpoint's own files, by hard links, where their bytes are what an ONNX "
+        "graph wants (default: %(default)s)",
+    )
+    _add(
+        parser,
+        "timestep_dtype",
+        choices=TIMESTEP_DTYPES,
+        help="round the time to this type (default: float32 for fp32, otherwise bfloat16)",
+    )
+
+
+def _add_float8(group: argparse._ArgumentGroup) -> None:
+    _add(
+        group,
+        "base",
+        choices=BASES,
+        help="type of what is not float8 in the fp8 precisions (default: fp32 for ort, bf16 for engines)",
+    )
+    _add(
+        group,
+        "calibration",
+        type=Path,
+        metavar="FILE",
+        help="activation ranges for --precision fp8, from python -m calibration; the demo model measures its own",
+    )
+    _add(
+        group,
+        "attention",
+        choices=ATTENTIONS,
+        help="type of the attention, for --precision fp8 (default: base for ort, fp8 for engines)",
+    )
+    _add(
+        group,
+        "keep_base",
+        nargs="+",
+        metavar="PATTERN",
+        help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'",
+    )
+
+
+def _add_engines(group: argparse._ArgumentGroup) -> None:
+    _add(
+        group,
+        "target",
+        nargs="+",
+        metavar="SM",
+        help=f"GPUs that rtx plans run on: {', '.join(f'{n} ({t.cards})' for n, t in TARGETS.items())} "
+        f"(default: {' '.join(DEFAULT_TARGETS)})",
+    )
+    _add(group, "min_size", type=int, metavar="PX", help="shortest side of a picture (default: the model's)")
+    _add(group, "opt_size", type=int, metavar="PX", help="side to tune for (default: the model's default size)")
+    _add(group, "max_size", type=int, metavar="PX", help="longest side of a picture (default: the model's)")
+    _add(group, "max_batch", type=int, metavar="N", help="pictures in one call (default: %(default)s)")
+    _add(
+        group,
+        "weight_streaming",
+        action="store_true",
+        help="engines that can keep part of their weights in host memory, for small cards",
+    )
+
+
+def _add_behaviour(parser: argparse.ArgumentParser) -> None:
+    _add(parser, "overwrite", action="store_true", help="replace the output if it is a bundle")
+    _add(parser, "fresh", action="store_true", help="rebuild every stage, whatever was finished before")
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare the weights with the checksums that came with them",
+    )
+    _add(parser, "quiet", action="store_true", help="no progress and no messages")

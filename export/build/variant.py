@@ -1,0 +1,98 @@
+"""What is built for one backend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calibration.ranges import Ranges
+from export.build.jobs import Job, jobs_of
+from export.build.options import BuildOptions
+from export.build.preflight import Needs, needs_of, scratch_bytes, weight_bytes
+from export.engine.plan import EngineOptions
+from export.engine.sizes import limits_of, size_ranges
+from export.engine.targets import check_targets
+from export.graph.precision import Precision
+from export.graph.recipe import Recipe, unmatched
+from export.graph.records import graphs_of, stage_of
+from export.graph.stage import StageOptions
+from model.checkpoint.directory import Checkpoint
+from runtime.backend.machine import look
+from runtime.bundle.manifest import Manifest, SizeRange
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The part of a bundle that one backend runs."""
+
+    backend: str
+    types: Precision
+    recipe: Recipe
+    engine: EngineOptions | None
+    """None for ONNX Runtime."""
+    linked: bool
+    """Whether its graphs refer to the checkpoint's own files."""
+
+    @property
+    def attention(self) -> str:
+        """Type of the attention, as the manifest names it."""
+        return "fp8" if self.recipe.attention else "base"
+
+    def jobs(self, checkpoint: Checkpoint, ranges: Ranges | None) -> list[Job]:
+        """The work, in the order in which it is best done."""
+        table: dict[str, float] = {}
+        if ranges is not None:
+            layers = checkpoint.transformer.num_layers
+            points = (p for stage in checkpoint.sources for p in self.recipe.points(stage, layers))
+            table = {point: ranges.range_of(point) for point in points}
+        options = StageOptions(self.types, self.recipe, table, "trt" if self.engine else "ort", self.linked)
+        return jobs_of(list(checkpoint.sources), options, self.engine)
+
+    def needs(self, checkpoint: Checkpoint) -> Needs:
+        """Disk, memory and time."""
+        sizes = {stage: weight_bytes(checkpoint, stage, self.types, self.recipe) for stage in checkpoint.sources}
+        scratch = [scratch_bytes(checkpoint, s, self.types, self.recipe) for s in checkpoint.sources if self.engine]
+        if self.engine:  # an engine for tiles has its own weights, where a graph finds those of the whole one
+            sizes |= {graph: sizes[stage_of(graph)] for graph in graphs_of(sizes)}
+        return needs_of(self.backend, sizes, self.linked, max(scratch, default=0))
+
+
+def variants_of(options: BuildOptions, checkpoint: Checkpoint, described: Manifest) -> list[Variant]:
+    """A variant for each backend; `described` is the checkpoint's manifest without files.
+
+    Raises:
+        ValueError: a size is not one of the model's, or a pattern of ``--keep-base`` matches no activation.
+        RuntimeError: a backend's package is not installed, or there is no GPU to build for.
+    """
+    if wrong := unmatched(options.keep_base, checkpoint.sources, checkpoint.transformer.num_layers):
+        raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
+    limits = limits_of(
+        described.sizes,
+        described.prompt.max_tokens,
+        options.min_size,
+        options.opt_size,
+        options.max_size,
+        options.max_batch,
+    )
+    sizes = size_ranges(limits, described.sizes.multiple)
+    return [_variant(options, backend, sizes) for backend in options.backends]
+
+
+def _variant(options: BuildOptions, backend: str, sizes: dict[str, SizeRange]) -> Variant:
+    types, engine = options.types(backend), None
+    if backend != "ort":
+        targets: Sequence[str] = check_targets(options.target, types) if backend == "rtx" else (_gpu(),)
+        engine = EngineOptions(backend, tuple(targets), sizes, options.weight_streaming)  # type: ignore[arg-type]
+        _ = engine.version  # a package that is missing is named before the work starts
+    attention = options.attention or ("fp8" if engine else "base")
+    in_fp8 = types.activations_fp8 and attention == "fp8"
+    recipe = Recipe(types.activations_fp8, in_fp8, options.keep_base)
+    return Variant(backend, types, recipe, engine, linked=options.weights == "link" or engine is not None)
+
+
+def _gpu() -> str:
+    """Compute capability of the GPU in this machine, which TensorRT builds for; RuntimeError if there is none."""
+    machine = look(0, ())
+    if machine.gpu is None:
+        raise RuntimeError(
+            f"--backend tensorrt builds for the GPU in the machine, and {machine.no_gpu}; --backend rtx needs none"
+        )
+    return machine.gpu.capability

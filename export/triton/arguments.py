@@ -1,0 +1,84 @@
+"""The options of ``python -m export.triton``."""
+
+import argparse
+from pathlib import Path
+
+from runtime.backend.choice import BACKENDS
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description="Write a model repository that serves a bundle with Triton Inference Server (Python backend).",
+    )
+    option = parser.add_argument
+    option("bundle", type=Path, metavar="BUNDLE", help="bundle directory")
+    option("--output", type=Path, required=True, metavar="REPOSITORY", help="directory to write")
+    option("--name", default="ideogram4", help="name of the model (default: %(default)s)")
+    option("--stream", action="store_true", help="add the model NAME_stream, which sends progress after each step")
+    option(
+        "--instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a model on each GPU, or on the CPU; each loads the whole bundle (default: %(default)s)",
+    )
+    option(
+        "--bundle-path",
+        metavar="PATH",
+        help="absolute path of the bundle on the server; it is then not copied into the repository",
+    )
+    option("--overwrite", action="store_true", help="replace the output if it is such a repository")
+    option("--quiet", action="store_true", help="no progress bar and no messages")
+    _add_batching(parser.add_argument_group("batching"))
+    _add_loading(parser.add_argument_group("loading"))
+    return parser
+
+
+def _add_batching(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option(
+        "--max-batch",
+        type=int,
+        default=4,
+        metavar="N",
+        help="prompts of a request; pictures of waiting requests that run together (default: %(default)s)",
+    )
+    option(
+        "--dynamic-batching",
+        action="store_true",
+        help="run waiting requests together that differ in nothing but seed and number of pictures",
+    )
+    option(
+        "--queue-delay",
+        type=int,
+        metavar="US",
+        help="microseconds to wait for more requests, with --dynamic-batching (default: 0)",
+    )
+    option(
+        "--queue-limit",
+        type=int,
+        metavar="N",
+        help="refuse requests while N are waiting, with --dynamic-batching. With one instance Triton then delays "
+        "some by up to half a second: for pictures that take seconds",
+    )
+
+
+def _add_loading(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
+    option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
+    option(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not hash the bundle's files, neither now nor when a server loads them",
+    )
+    option(
+        "--no-unload",
+        dest="unload",
+        action="store_false",
+        help="for servers without --model-control-mode=explicit: a model whose engine failed refuses requests "
+        "instead of asking to be unloaded",
+    )

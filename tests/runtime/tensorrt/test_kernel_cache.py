@@ -1,0 +1,49 @@
+"""Compiled kernels on disk."""
+
+import logging
+import os
+
+from runtime.tensorrt import engines
+
+
+def test_kernels_are_kept_for_the_next_start(box, tmp_path):
+    box.open()
+    box.close()
+    (file,) = box.kernels.iterdir()
+    assert file.name.startswith("rtx-1.7.1.116-sm89-fake-rtx-4090-") and file.suffix == ".kernels"
+    content = file.read_bytes()
+    assert content.startswith(b"kernels:") and content.count(b";") == 4
+    box.open()
+    assert box.trt.contexts[-1].config.cache.content.startswith(content)
+
+
+def test_kernels_that_do_not_fit_are_replaced(box):
+    box.open()
+    box.close()
+    (file,) = box.kernels.iterdir()
+    file.write_bytes(b"of another driver")
+    box.open()
+    box.close()
+    assert file.read_bytes().startswith(b"kernels:")
+
+
+def test_kernels_that_did_not_change_are_not_written(box):
+    box.open()
+    box.close()
+    (file,) = box.kernels.iterdir()
+    os.utime(file, (1, 1))
+    for context in box.trt.contexts:
+        context.config.cache.content = file.read_bytes()
+    store = engines.KernelCache(file)
+    config = box.trt.contexts[0].config
+    store.attach(config)
+    store.store()
+    assert file.stat().st_mtime == 1
+
+
+def test_a_directory_that_cannot_be_written_is_no_error(box, caplog):
+    box.kernels.write_text("a file in the way")
+    box.open()
+    with caplog.at_level(logging.WARNING):
+        box.close()
+    assert "cannot keep compiled kernels in" in caplog.text
