@@ -28,9 +28,10 @@ class OrtGraph:
         """Run on one array for each input; RuntimeError when ONNX Runtime fails (out of memory, for one)."""
         check_feeds(self.name, self.spec.inputs, feeds)
         try:
-            return self.session.run([self.spec.outputs[0].name], feeds)[0]
+            output: np.ndarray = self.session.run([self.spec.outputs[0].name], feeds)[0]
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise RuntimeError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+        return output
 
 
 def opener(directory: Path, device: str, threads: int | None) -> OpenGraph:
