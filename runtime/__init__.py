@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from runtime.prompt.caption import Caption
 
 __all__ = ["Caption", "Generated", "Pipeline"]
+__version__ = "0.1.0"
+"""Of the whole project; pyproject.toml reads it here."""
 
 
 def __getattr__(name: str) -> object:

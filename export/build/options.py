@@ -7,6 +7,7 @@ from calibration.lora_options import add_lora_options
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.targets import DEFAULT_TARGETS, TARGETS
 from export.graph.precision import BASES, PRECISIONS
+from runtime import __version__
 from runtime.constants import DEFAULT_BUNDLE
 
 BACKENDS = ("ort", "rtx", "tensorrt")
@@ -20,6 +21,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         "goes on where it was when the same command is run again; a stage whose inputs are the same is kept.",
     )
     option = parser.add_argument
+    option("--version", action="version", version=f"%(prog)s {__version__}")
     option(
         "--checkpoint",
         type=Path,

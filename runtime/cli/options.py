@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from runtime import __version__
 from runtime.cli.backend_options import add_backend_options
 from runtime.cli.image_options import add_image_options
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
@@ -22,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"presets: {', '.join(PRESETS)}. A preset's guidance, mu and std can be overridden one by one; without "
         "a preset and without --steps the bundle's default preset is used.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for add_group in (_add_prompt, _add_output, _add_sampling, add_image_options, _add_backend):
         add_group(parser)
     return parser
