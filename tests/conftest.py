@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.slow import pytest_collection_modifyitems as pytest_collection_modifyitems  # pytest finds the hook here
 
 from runtime.constants import BUNDLE_VARIABLE
 

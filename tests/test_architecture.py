@@ -3,8 +3,10 @@
 Every check is shown to fail on a small tree that breaks the rule, then run on the project. Nothing is imported.
 """
 
+import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +66,9 @@ LAYERS = {
 
 A package without subfolders is one room and not listed.
 """
+
+TYPED = ("runtime", "serving", "model")
+"""Packages that mypy checks, strictly."""
 
 FILES_IN_A_FOLDER = 16
 LINES_OF_A_FILE = 300
@@ -133,6 +138,17 @@ def long_functions(modules: Mapping[str, Module], allowed: Mapping[str, str]) ->
     ]
 
 
+def bare_ignores(root: Path, packages: Sequence[str]) -> list[str]:
+    """Lines that the type checker is told to ignore without a reason behind it in the same line."""
+    found = []
+    for file in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            ignored = re.search(r"#\s*type:\s*ignore(\[[\w, -]+\])?(.*)", line)
+            if ignored and not re.match(r"\s*#\s*\w", ignored[2]):
+                found.append(f"{file.relative_to(root).as_posix()}:{number}: {line.strip()}")
+    return found
+
+
 @pytest.fixture(scope="module")
 def project() -> dict[str, Module]:
     """All modules of the seven packages."""
@@ -171,6 +187,10 @@ def test_no_file_is_long(project):
 
 def test_functions_are_short_or_have_a_reason(project):
     assert "\n".join(long_functions(project, LONG_FUNCTIONS)) == ""
+
+
+def test_types_are_ignored_for_a_reason():
+    assert "\n".join(bare_ignores(ROOT, TYPED)) == ""
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -313,6 +333,24 @@ def test_a_long_function_is_seen_and_a_reason_that_is_no_longer_needed(plant):
     assert long_functions(modules, {}) == ["runtime/room/a.py:D.f has 51 lines"]
     allowed = {"runtime/room/a.py:D.f": "a reason", "runtime/room/a.py:C.f": "a reason"}
     assert long_functions(modules, allowed) == ["runtime/room/a.py:C.f is not long"]
+
+
+def test_a_type_that_is_ignored_without_a_reason_is_seen(tmp_path):
+    (tmp_path / "runtime" / "room").mkdir(parents=True)
+    (tmp_path / "runtime" / "room" / "a.py").write_text(
+        "a = b  # type: ignore[index]  # a reason\n"
+        "a = b  # type: ignore[index]\n"
+        "a = b  #type:ignore\n"
+        "a = b  # type: ignore[index, misc]  #\n"
+    )
+    found = bare_ignores(tmp_path, ("runtime",))
+    assert [line.split(":")[1] for line in found] == ["2", "3", "4"]
+
+
+def test_the_type_checker_is_strict_for_what_it_must_check():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        settings = tomllib.load(file)["tool"]["mypy"]
+    assert settings["strict"] is True and sorted(settings["packages"]) == sorted(TYPED)
 
 
 @pytest.fixture
