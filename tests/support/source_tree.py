@@ -46,6 +46,15 @@ def read_modules(root: Path, packages: Sequence[str]) -> dict[str, Module]:
     return found
 
 
+def plant(root: Path, files: Mapping[str, str]) -> dict[str, Module]:
+    """Write these texts below `root`, and read the modules back."""
+    for file, text in files.items():
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return read_modules(root, sorted({file.partition("/")[0] for file in files}))
+
+
 def imported_names(module: Module, known: Collection[str] = ()) -> set[str]:
     """Every dotted name that a module imports: at its top, in functions, for type checkers only, or by a string.
 
