@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "runtime": (),
     "serving": ("runtime",),
-    "model": ("runtime.bundle", "runtime.constants"),
+    "model": ("runtime.bundle", "runtime.constants", "runtime.progress"),
     "calibration": ("model", "runtime"),
     "export": ("calibration", "model", "runtime", "serving"),
     "training": ("calibration", "export", "model", "runtime", "serving"),
@@ -39,13 +39,15 @@ TESTS = ("tests", "support")
 
 LAYERS = {
     "runtime": (
-        "constants console atomic_files",
+        "atomic_files console constants errors progress user_cache",
         "bundle",
         "graph",
         "prompt sampling tensorrt",
         "image",
+        "request",
         "plan",
         "backend layout",
+        "loading",
         "pipeline",
         "__init__",
         "cli",
@@ -65,7 +67,8 @@ LAYERS = {
         "build inspect sensitivity triton verify",
     ),
     "scripts": (
-        "__init__ make_checkpoint demo golden triton",
+        "__init__ root",
+        "make_checkpoint demo golden triton",
         "bench",
     ),
 }

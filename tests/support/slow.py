@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-FIXTURES = {"demo_bundle", "peer_bundle"}
-"""Fixtures that export a checkpoint."""
+FIXTURES = {"demo_bundle", "peer_bundle", "shared"}
+"""Fixtures that export a checkpoint, and the one that does so once for all processes."""
 PLACES = (
     "export/build",
     "export/engine/test_plan.py",
