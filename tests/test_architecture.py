@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support import slow
 from support.shape import (
     bare_ignores,
     crowded_folders,
@@ -186,6 +187,11 @@ def test_imports_that_packages_may_have_are_left_alone(tmp_path):
         },
     )
     assert unwanted_packages(modules, MAY_IMPORT, TESTS) == []
+
+
+def test_slow_tests_are_where_they_are_said_to_be():
+    """Tests that move would be run by ``make check`` again."""
+    assert [place for place in slow.PLACES if not (slow.TESTS / place).exists()] == []
 
 
 def test_the_type_checker_is_strict_for_what_it_must_check():
