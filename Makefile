@@ -1,4 +1,5 @@
 # make demo: set up, build the demo bundle, generate a picture.   make test: set up, run all tests.
+# make check: lint, types and the tests that take no exporting, for every change.   make wheel-test: the wheel, far from here.
 # make triton-demo: the same picture from the real Triton server.   make triton-test: its tests.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ TRITON_BIN := $(TRITON_VENV)/bin
 TRITON_TESTS ?= tests/triton_server
 SOURCES := $(shell find calibration export model runtime -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test triton-demo triton-test lint clean
+.PHONY: demo test check lint types wheel-test triton-demo triton-test clean
 
 demo: $(BUNDLE)/manifest.json
 	$(BIN)/trt-generate --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output demo.png --overwrite
@@ -27,9 +28,18 @@ triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 triton-test: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	IDEOGRAM4_BUNDLE=$(BUNDLE) $(TRITON_BIN)/python -m pytest $(TRITON_TESTS)
 
+check: lint types
+	$(BIN)/python -m pytest -m "not slow" --quiet --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/python -m mypy
+
+wheel-test: $(BUNDLE)/manifest.json
+	.ci/wheel $(BUNDLE)
 
 $(BUNDLE)/manifest.json: $(SOURCES) | $(VENV)/.demo
 	$(BIN)/python -m export.build --overwrite

@@ -40,6 +40,8 @@ __all__ = [
     "Request",
     "RequestError",
 ]
+__version__ = "0.1.0"
+"""Of the whole project; pyproject.toml reads it here."""
 _HOMES = {
     "Caption": "runtime.prompt.caption",
     "CaptionError": "runtime.prompt.caption",

@@ -64,8 +64,9 @@ def make_pictures(pipeline: Pipeline, asks: Sequence[Ask], limit: int) -> list[O
     for ask in asks:
         own = [results[index] for index in range(start, start + len(ask.plans))]
         start += len(ask.plans)
-        errors = [result for result in own if isinstance(result, Exception)]
-        outcomes.append(errors[0] if errors else tuple(picture for result in own for picture in result))
+        error = next((result for result in own if isinstance(result, Exception)), None)
+        made = [result for result in own if not isinstance(result, Exception)]
+        outcomes.append(error if error is not None else tuple(picture for pictures in made for picture in pictures))
     return outcomes
 
 

@@ -50,7 +50,8 @@ def _error(error: Exception) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error) or repr(error), _code(error)))
 
 
-def _code(error: Exception) -> int:
+def _code(error: Exception) -> Any:
+    """One of the codes of `TritonError`, which are an enumeration of the server's own."""
     if isinstance(error, Cancelled):
         return pb_utils.TritonError.CANCELLED
     if isinstance(error, ValueError):

@@ -7,6 +7,7 @@ from typing import Any
 import onnxruntime
 import pytest
 from support.bundles import Shared, build_bundle, make_once
+from support.slow import pytest_collection_modifyitems as pytest_collection_modifyitems  # pytest finds the hook here
 
 from runtime.constants import BUNDLE_VARIABLE
 

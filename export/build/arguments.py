@@ -23,6 +23,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         description="Export an Ideogram 4 checkpoint to a bundle that runs without PyTorch. Re-running the command "
         "resumes an interrupted build; a stage whose inputs have not changed is kept.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_checkpoint_options(parser, DEFAULTS["checkpoint"])
     add_lora_options(parser)
     _add_result(parser)

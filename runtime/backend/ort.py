@@ -30,9 +30,10 @@ class OrtGraph:
             raise ClosedError(f"graph {self.name} was closed")
         check_feeds(self.name, self.spec.inputs, feeds)
         try:
-            return self.session.run([self.spec.outputs[0].name], feeds)[0]
+            output: np.ndarray = self.session.run([self.spec.outputs[0].name], feeds)[0]
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise BackendError(f"graph {self.name} failed in ONNX Runtime: {error}") from error
+        return output
 
     def close(self) -> None:
         """Free the session and its memory."""

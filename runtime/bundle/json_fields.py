@@ -25,7 +25,7 @@ def _object(value: Any, kind: type[Kind], where: str, root: str) -> Kind:
     what = where or root
     if not isinstance(value, dict):
         raise DecodeError(f"{what} is {value!r}, wanted an object")
-    needed = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    needed = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     if unknown := sorted(set(value) - set(needed)):
         raise DecodeError(f"{what} has the unknown key {unknown[0]!r}; a newer version may have made it")
     if missing := [name for name in needed if needed[name] and name not in value]:
@@ -38,7 +38,7 @@ def _object(value: Any, kind: type[Kind], where: str, root: str) -> Kind:
 
 def _value(value: Any, kind: Any, where: str, root: str) -> Any:
     if is_dataclass(kind):
-        return _object(value, kind, where, root)  # type: ignore[arg-type]
+        return _object(value, kind, where, root)  # type: ignore[arg-type]  # a class, not an instance
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple and isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
@@ -64,7 +64,7 @@ def _float(value: float, where: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise DecodeError(f"{where} is an integer of {value.bit_length()} bits, wanted a number") from None  # type: ignore[attr-defined]
+        raise DecodeError(f"{where} is an integer of {int(value).bit_length()} bits, wanted a number") from None
 
 
 def _wanted(kind: Any) -> str:

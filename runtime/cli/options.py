@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from runtime import __version__
 from runtime.cli.backend_options import add_backend_options
 from runtime.cli.request_options import add_request_options
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Generate pictures with an Ideogram 4 bundle.",
         epilog="A preset's guidance, mu and std can be overridden one by one.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     _add_prompt(parser)
     _add_output(parser.add_argument_group("output"))
     add_request_options(parser)

@@ -60,8 +60,8 @@ def latent_mask(repaint: np.ndarray, channels: int, pixels_per_token: int) -> np
     """(N, C) bool from (H, W) bool: True for every latent with a pixel to paint."""
     size = pixels_per_token // PATCH
     rows, columns = repaint.shape[0] // pixels_per_token, repaint.shape[1] // pixels_per_token
-    patches = repaint.reshape(rows, PATCH, size, columns, PATCH, size).any(axis=(2, 5))  # (rows, p, columns, q)
-    patches = patches.transpose(0, 2, 1, 3).reshape(rows * columns, PATCH * PATCH)
+    painted = np.asarray(repaint.reshape(rows, PATCH, size, columns, PATCH, size).any(axis=(2, 5)))
+    patches = painted.transpose(0, 2, 1, 3).reshape(rows * columns, PATCH * PATCH)  # from (rows, p, columns, q)
     return np.repeat(patches, channels // PATCH**2, axis=1)
 
 
@@ -71,8 +71,8 @@ def paste(images: np.ndarray, picture: np.ndarray, repaint: np.ndarray, feather:
     Pixels that are further than `feather` from the mask are the picture's, bit for bit.
     """
     weight = ramp(repaint, feather)[:, :, None]
-    mixed = weight * images + (np.float32(1.0) - weight) * picture
-    return np.rint(mixed).astype(np.uint8)
+    mixed: np.ndarray = np.rint(weight * images + (np.float32(1.0) - weight) * picture)
+    return mixed.astype(np.uint8)
 
 
 def ramp(repaint: np.ndarray, feather: int) -> np.ndarray:

@@ -30,7 +30,8 @@ def preview_image(latents: np.ndarray, grid: tuple[int, int], spec: PreviewSpec)
     patches = latents.reshape(rows * columns, PATCH**2, -1).transpose(1, 0, 2)
     colours = np.matmul(patches, weights) + np.array(spec.offsets, np.float32)[:, None]  # (4, N, 3)
     pixels = colours.reshape(PATCH, PATCH, rows, columns, 3).transpose(2, 0, 3, 1, 4)
-    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8).reshape(PATCH * rows, PATCH * columns, 3)
+    image: np.ndarray = np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+    return image.reshape(PATCH * rows, PATCH * columns, 3)
 
 
 class PreviewFile:
@@ -61,7 +62,8 @@ class PreviewFile:
         step = self.steps[done - 1]
         if self.before is None or step.dt == 0:
             return latents
-        return latents + (step.sigma_next / step.dt) * (latents - self.before)
+        heading: np.ndarray = latents + (step.sigma_next / step.dt) * (latents - self.before)
+        return heading
 
 
 def _in_a_row(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -57,7 +57,7 @@ def target_size(
     if width is None and height is None:
         scale = 1.0 if fit is None else _scale_into(sizes, own_width, own_height)
     else:
-        scale = width / own_width if width is not None else height / own_height  # type: ignore[operator]
+        scale = width / own_width if width is not None else height / own_height  # type: ignore[operator]  # one is given
     rounded = _nearest if fit is not None else lambda sizes, value: round(value)
     width = rounded(sizes, own_width * scale) if width is None else width
     height = rounded(sizes, own_height * scale) if height is None else height

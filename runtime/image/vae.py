@@ -24,10 +24,12 @@ def decode(graphs: Mapping[str, Graph], manifest: Manifest, latents: np.ndarray,
     small = _thumbnail(latents, tile // multiple, 1)
 
     def run(down: slice, across: slice) -> np.ndarray:
-        return decoder(latents=np.ascontiguousarray(latents[None, down, across]), thumbnail=small)[0]
+        part: np.ndarray = decoder(latents=np.ascontiguousarray(latents[None, down, across]), thumbnail=small)[0]
+        return part
 
     whole = in_tiles(run, (rows, columns), tile // multiple, multiple, 3)
-    return np.rint(whole, out=whole).astype(np.uint8)[None]
+    np.rint(whole, out=whole)
+    return whole.astype(np.uint8)[None]
 
 
 def encode(graphs: Mapping[str, Graph], manifest: Manifest, pixels: np.ndarray, tile: int | None) -> np.ndarray:
@@ -46,7 +48,8 @@ def encode(graphs: Mapping[str, Graph], manifest: Manifest, pixels: np.ndarray, 
 
         def run(down: slice, across: slice) -> np.ndarray:
             rows, columns = (slice(s.start * multiple, s.stop * multiple) for s in (down, across))
-            return encoder(image=np.ascontiguousarray(pixels[None, rows, columns]), thumbnail=small)[0]
+            part: np.ndarray = encoder(image=np.ascontiguousarray(pixels[None, rows, columns]), thumbnail=small)[0]
+            return part
 
         grid = pixels.shape[0] // multiple, pixels.shape[1] // multiple
         latents = in_tiles(run, grid, tile // multiple, 1, channels)

@@ -188,7 +188,7 @@ class _Sheet:
         words = text.split()
         length = font.getlength(" ".join(words))
         for obstacles in (boxes, []):
-            y = below - margin / 2 - high
+            y: float = below - margin / 2 - high
             while y > 0:
                 start, stop = self._run((margin, y, self.width - margin, y + high), obstacles)
                 if stop - start >= min(self.width * 0.6, length + self.unit * 2.5):

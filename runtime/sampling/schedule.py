@@ -87,10 +87,6 @@ class Step:
         return self.sigma - self.sigma_next
 
 
-def _preset(name: str, guidance: str, mu: float, std: float) -> Sampling:
-    return Sampling(parse_guidance(guidance), mu, std, name)
-
-
 def parse_guidance(text: str) -> tuple[float, ...]:
     """Read a guidance schedule: ``7x45,3x3`` is 45 steps at 7, then 3 steps at 3; ``7,7,3`` is three steps.
 
@@ -111,13 +107,13 @@ def parse_guidance(text: str) -> tuple[float, ...]:
 
 
 PRESETS = {
-    preset.preset: preset
-    for preset in (
-        _preset("V4_QUALITY_48", "7x45,3x3", mu=0.0, std=1.5),
-        _preset("V4_DEFAULT_20", "7x18,3x2", mu=0.0, std=1.75),
-        _preset("V4_TURBO_12", "7x11,3x1", mu=0.5, std=1.75),
-        _preset("V4_FAST_20", "1x20", mu=0.0, std=1.75),
-        _preset("V4_INSTANT_8", "1x8", mu=0.0, std=1.75),
+    name: Sampling(parse_guidance(guidance), mu, std, name)
+    for name, guidance, mu, std in (
+        ("V4_QUALITY_48", "7x45,3x3", 0.0, 1.5),
+        ("V4_DEFAULT_20", "7x18,3x2", 0.0, 1.75),
+        ("V4_TURBO_12", "7x11,3x1", 0.5, 1.75),
+        ("V4_FAST_20", "1x20", 0.0, 1.75),
+        ("V4_INSTANT_8", "1x8", 0.0, 1.75),
     )
 }
 """The released presets; the last two are for distilled weights, which need no guidance (SGLang, fal)."""

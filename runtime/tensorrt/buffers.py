@@ -63,7 +63,8 @@ class Buffer:
     def _host_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize
         memory = (ctypes.c_uint8 * size).from_address(self.host)
-        return np.frombuffer(memory, dtype).reshape(shape)
+        array: np.ndarray = np.frombuffer(memoryview(memory), dtype)
+        return array.reshape(shape)
 
 
 class Arena:

@@ -7,7 +7,7 @@ results. Every one goes through `checked`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from runtime.errors import BackendError
 
@@ -47,7 +47,7 @@ def load_cudart() -> ModuleType:
         raise MissingCudaError(
             f"cuda-bindings cannot be imported ({error}); install the extra 'rtx' (GeForce and RTX cards) or 'tensorrt'"
         ) from error
-    return cudart
+    return cast(ModuleType, cudart)
 
 
 def checked(cudart: Any, action: str, result: tuple[Any, ...]) -> Any:
@@ -106,7 +106,7 @@ class Device:
         """Device memory that nobody has taken."""
         status, free, _ = self.cudart.cudaMemGetInfo()
         self._call("asking for free memory", (status,))
-        return free
+        return int(free)
 
     def allocate(self, size: int) -> int:
         """Address of new device memory; CUDA aligns it to 256 bytes."""
@@ -116,7 +116,7 @@ class Device:
                 f"out of device memory: {size / 1e9:.2f} GB were wanted and {self.free_bytes() / 1e9:.2f} GB are free; "
                 "close other programs that use the GPU, choose --memory staged, or make smaller pictures"
             )
-        return self._call(f"allocating {size} bytes", (status, *address))
+        return int(self._call(f"allocating {size} bytes", (status, *address)))
 
     def release(self, address: int) -> None:
         """Give device memory back."""
@@ -125,7 +125,7 @@ class Device:
     def pin(self, size: int) -> int:
         """Address of new page-locked host memory, which the GPU copies without a detour."""
         cudart = self.cudart
-        return self._call(f"pinning {size} bytes", cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault))
+        return int(self._call(f"pinning {size} bytes", cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault)))
 
     def unpin(self, address: int) -> None:
         """Give page-locked host memory back."""

@@ -66,7 +66,14 @@ class Engine:
         )
         self.kernels, self.budget, self.defer = kernels, budget, defer
         self.captures = Captures(device)
-        self.engine = self.config = self.context = self.reader = None
+        # TensorRT's objects have no types; None until they are loaded.
+        self.engine: Any = None
+        self.config: Any = None
+        self.context: Any = None
+        self.reader: Any = None
+        self.shapes: dict[str, tuple[int, ...]]
+        self.addresses: dict[str, int]
+        self.arena_place: tuple[int, int] | None
         self._forget()
 
     def load(self) -> None:
@@ -150,7 +157,7 @@ class Engine:
             raise self.package.failure(f"running {self.name}")
 
     def _enqueue(self) -> bool:
-        return self.context.execute_async_v3(self.device.stream)
+        return bool(self.context.execute_async_v3(self.device.stream))
 
     def _deserialize(self) -> None:
         package, runtime = self.package, self.package.runtime
@@ -185,9 +192,9 @@ class Engine:
 
     def _forget(self) -> None:
         """What was set belongs to a context; a new one knows nothing."""
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-        self.arena_place: tuple[int, int] | None = None
+        self.shapes = {}
+        self.addresses = {}
+        self.arena_place = None
         self.scratch = 0
 
     def _check_tensors(self, engine: Any) -> None:

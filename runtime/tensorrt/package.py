@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from runtime.errors import BackendError, BundleError
 
@@ -36,7 +36,7 @@ def load_package(backend: str) -> ModuleType:
         ) from error
     except (ImportError, OSError) as error:
         raise MissingPackageError(f"{TITLES[backend]} is installed but cannot be loaded: {error}") from error
-    return trt
+    return cast(ModuleType, trt)
 
 
 class TensorRT:
@@ -83,7 +83,7 @@ class TensorRT:
 def _plan_reader(trt: Any, plan: Path) -> Any:
     """Reads a plan for TensorRT. Its methods must not raise: TensorRT calls them from where nothing may be raised."""
 
-    class PlanReader(trt.IStreamReaderV2):
+    class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]  # known only once the package is loaded
         def __init__(self) -> None:
             trt.IStreamReaderV2.__init__(self)
             self.file: io.FileIO = plan.open("rb", buffering=0)
@@ -114,7 +114,7 @@ def _log(trt: Any) -> Any:
     """TensorRT's messages, all for debugging: the last error is kept for whoever raises it."""
     logger = logging.getLogger(__name__)
 
-    class Log(trt.ILogger):
+    class Log(trt.ILogger):  # type: ignore[misc]  # known only once the package is loaded
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last_error = ""
