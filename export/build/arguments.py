@@ -9,6 +9,7 @@ from calibration.lora_options import add_lora_options
 from export.build.options import ATTENTIONS, BACKENDS, DEFAULTS, TIMESTEP_DTYPES, WEIGHTS, BuildOptions
 from export.engine.targets import DEFAULT_TARGETS, TARGETS
 from export.graph.precision import BASES, PRECISIONS
+from runtime import __version__
 
 
 def read_options(args: argparse.Namespace) -> BuildOptions:
