@@ -36,7 +36,7 @@ def describe(value: ir.Value, name: str, like: ir.Value) -> None:
 
 def only_reader(value: ir.Value) -> ir.Node | None:
     """The node that reads `value`, unless several do or it is an output of the graph."""
-    uses = value.uses()
+    uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
