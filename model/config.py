@@ -16,7 +16,7 @@ def from_dict(kind: type[Config], data: dict[str, Any], folder: str) -> Config:
     if not isinstance(data, dict):
         raise ValueError(f"{folder}: the configuration is {data!r}, wanted an object")
     values = {}
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, which no annotation can say
         value = data.get(field.name)
         if value is None:
             continue

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         NonFiniteError,
         RequestError,
     )
-    from runtime.pipeline import Generated, Pipeline
+    from runtime.generated import Generated
+    from runtime.pipeline import Pipeline
     from runtime.prompt.caption import Caption, CaptionError
     from runtime.request import Request
 
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Caption": "runtime.prompt.caption",
     "CaptionError": "runtime.prompt.caption",
-    "Generated": "runtime.pipeline",
+    "Generated": "runtime.generated",
     "Pipeline": "runtime.pipeline",
     "Request": "runtime.request",
 }

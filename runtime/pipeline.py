@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +18,10 @@ from runtime.backend.limits import check_limits
 from runtime.backend.opening import Opened
 from runtime.bundle.manifest import EngineSet, Manifest, read_manifest
 from runtime.errors import ClosedError, NonFiniteError, RequestError
+from runtime.generated import Generated
 from runtime.graph import Graph
 from runtime.image import vae
+from runtime.image.init_image import Given
 from runtime.image.inpaint import begin, paste
 from runtime.loading import graphs_to_load, open_bundle
 from runtime.plan import Plan, make_plan
@@ -33,22 +34,8 @@ from runtime.sampling.noise import randn
 from runtime.sampling.schedule import Step
 from runtime.sampling.velocity import bind, repeated, second_pass
 
-Given = tuple[np.ndarray, np.ndarray | None]
-"""The picture (H, W, 3) uint8 that a plan starts from, and its mask (H, W) bool or None."""
 OnStep = Callable[[int, int, np.ndarray], None]
 """Called after each step with the steps done, the number of steps, and the latents (B, N, C) float32."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Pictures and what they were made with."""
-
-    images: np.ndarray
-    """(B, H, W, 3) uint8, RGB."""
-    used: dict[str, Any]
-    """Everything that was used, the random seed included, as plain values."""
-    seconds: float
-    """Wall time, loading not included."""
 
 
 class Pipeline:
@@ -102,21 +89,18 @@ class Pipeline:
 
         Args:
             directory: the bundle.
-            backend: ``ort``, ``rtx``, ``tensorrt``, or ``auto``: engines if the bundle has some that this machine can
-                run, else ONNX Runtime. `opened.choice` says what was taken and why.
+            backend: ``ort``, ``rtx``, ``tensorrt``, or ``auto``: engines that this machine can run, else ONNX Runtime;
+                `opened.choice` says what was taken and why.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first GPU for engines, the CPU for ONNX Runtime.
-            memory: which engines are on the GPU together: ``resident``, ``staged``, or ``auto`` for what fits; see
-                `runtime.tensorrt.memory_plan`.
+            memory: engines on the GPU: ``resident``, ``staged`` or ``auto``; see `runtime.tensorrt.memory_plan`.
             threads: CPU threads for a graph of ONNX Runtime; None for one per core.
             verify: compare the SHA-256 of every file with the manifest, not only its size.
-            unconditional: load the unconditional transformer, if the bundle has one. Pictures without guidance do
-                not need it, and it is as large as the conditional one.
+            unconditional: load the unconditional transformer, if there is one; pictures without guidance need none.
             plans: what will be run, if it is known: sizes that engines do not take are found before loading.
-            vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them. Only
-                pictures to start from need the encoder, and only large ones the graphs for tiles.
+            vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them.
             devices: two devices instead of `device`, one for each transformer; see `runtime.backend.placement`.
-            negative: with two devices, load the conditional transformer on the second one as well, so that a negative
-                prompt's pass runs beside the prompt's; else it runs after it, on the first.
+            negative: with two devices, load the conditional transformer on both, so that a negative prompt's pass runs
+                beside the prompt's and not after it.
 
         Raises:
             MissingFileError: there is no bundle in `directory`.
@@ -227,8 +211,7 @@ class Pipeline:
 
         Args:
             text: (1, T, E) float32 from `encode`.
-            noise: (B, N, C) float32, N image tokens in row-major order; a picture's noised latents to
-                start from one.
+            noise: (B, N, C) float32, N image tokens in row-major order; noised latents to start from a picture.
             grid: rows and columns of image tokens.
             steps: from `runtime.sampling.schedule.schedule`, or a plan's.
             unconditional: as in `Plan.unconditional`.
@@ -308,7 +291,7 @@ class Pipeline:
             if on_step:
                 on_step(done, total, latents)
         images = self.decode(latents, plan.grid, plan.vae_tile)
-        if plan.start is not None and given is not None and given[1] is not None:
+        if plan.start is not None and given is not None:
             images = paste(images, *given, plan.start.feather)
         used = plan.to_dict() | self.manifest.identity | {"backend": self.backend, "device": self.device}
         return Generated(images, used, time.perf_counter() - started)

@@ -241,12 +241,20 @@ WEIGHTS = Kind("a number, a list of numbers, or a schedule such as '7x45,3x3'", 
 INTERVAL = Kind("two times, as in 0.1:0.8", _interval)
 PICTURE = Kind("a picture", _picture)
 TILE = Kind("auto, off, or a number of pixels", _tile)
-_KINDS = {str: TEXT, int: INTEGER, float: NUMBER, Weights: WEIGHTS, Interval: INTERVAL, Picture: PICTURE, Tile: TILE}
+_KINDS: tuple[tuple[Any, Kind], ...] = (
+    (str, TEXT),
+    (int, INTEGER),
+    (float, NUMBER),
+    (Weights, WEIGHTS),
+    (Interval, INTERVAL),
+    (Picture, PICTURE),
+    (Tile, TILE),
+)
 
 
 def _kind(annotation: Any) -> Kind:
     """The kind of a field by its annotation, `None` aside."""
-    for plain, kind in _KINDS.items():
+    for plain, kind in _KINDS:
         if annotation in (plain, plain | None):
             return kind
     choices = next(get_args(part) for part in get_args(annotation) if part is not type(None))

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.pipeline import Generated, Pipeline
+from runtime.generated import Generated
+from runtime.pipeline import Pipeline
 from runtime.plan import Plan
 from runtime.sampling.noise import randn
 from serving.requests import Ask

@@ -40,7 +40,7 @@ TESTS = ("tests", "support")
 
 LAYERS = {
     "runtime": (
-        "atomic_files console constants errors progress user_cache",
+        "atomic_files console constants errors generated progress user_cache",
         "bundle",
         "graph",
         "prompt sampling tensorrt",

@@ -13,7 +13,7 @@ import torch
 
 from model.autoencoder import PATCH, from_bytes, pack
 from model.checkpoint.directory import Checkpoint
-from runtime.bundle.manifest import PreviewSpec
+from runtime.bundle.preview_spec import PreviewSpec
 
 _SIDE, _COUNT = 32, 16
 """Pixels and number of the pictures: 256 samples for 33 unknowns, in 1.5 s with the released sizes on one core."""

@@ -101,7 +101,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
 @contextlib.contextmanager
 def _bars(shown: bool) -> Iterator[None]:
     """Without huggingface_hub's progress bars, unless they are to be `shown`."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if shown or are_progress_bars_disabled():
         yield

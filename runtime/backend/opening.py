@@ -93,7 +93,12 @@ def open_graphs(
         # A GPU was asked for, and engines would have run on it.
         raise BackendError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
     opened = {name: open_graph(name, manifest.graphs[name]) for name in stages}
-    return Opened(dict(opened), choice, lambda: [graph.close() for graph in opened.values()])
+
+    def release() -> None:
+        for graph in opened.values():
+            graph.close()
+
+    return Opened(dict(opened), choice, release)
 
 
 def _stages(names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from runtime.backend.machine import DEVICES
 from runtime.tensorrt.memory_plan import MEMORY
 
 
-def add_backend_options(parser: argparse.ArgumentParser) -> None:
+def add_backend_options(parser: argparse._ActionsContainer) -> None:
     """Add ``--backend``, ``--device``, ``--memory`` and ``--threads``."""
     add = parser.add_argument
     add(

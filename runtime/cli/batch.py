@@ -12,9 +12,10 @@ from runtime.cli.finished import finished_files
 from runtime.cli.jobs import Job
 from runtime.console import USER_ERRORS, describe
 from runtime.errors import RequestError
+from runtime.generated import Generated
 from runtime.image.png import png
 from runtime.layout.drawing import write_layout
-from runtime.pipeline import Generated, OnStep, Pipeline
+from runtime.pipeline import OnStep, Pipeline
 from runtime.plan import Plan
 from runtime.prompt.caption import Caption, looks_like_json
 from runtime.prompt.tokens import PromptEncoder
@@ -127,7 +128,7 @@ def caption_of(job: Job) -> Caption:
 
 def settings_of(job: Job, plan: Plan, manifest: Manifest) -> dict[str, object]:
     """What the pictures of a job have in their settings, as JSON has it. Any seed will do when the job names none."""
-    settings = json.loads(json.dumps(plan.to_dict()))
+    settings: dict[str, object] = json.loads(json.dumps(plan.to_dict()))
     if job.request.seed is None:
         del settings["seed"]
     return settings | manifest.identity

@@ -24,9 +24,10 @@ from runtime.cli.request_options import given_fields
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.errors import RequestError
+from runtime.generated import Generated
 from runtime.image.preview import PreviewFile
 from runtime.layout.fonts import choose_face
-from runtime.pipeline import Generated, Pipeline
+from runtime.pipeline import Pipeline
 from runtime.progress import Progress
 from runtime.prompt.reading import PromptReader, ReadPrompt, read_text
 from runtime.prompt.tokens import PromptEncoder

@@ -105,14 +105,16 @@ def _prompt(values: dict[str, Any], reader: PromptReader) -> ReadPrompt:
 
 
 def _with_values(job: Job, values: dict[str, Any], folder: Path) -> Job:
-    files = {key: job.output.parent / _file(key, values[key]) for key in _FILES if key in values}
+    folder_of_output = job.output.parent
+    output = folder_of_output / _file("output", values["output"]) if "output" in values else job.output
+    layout = folder_of_output / _file("layout", values["layout"]) if "layout" in values else job.layout
     fields = {key: _field(key, value, folder) for key, value in values.items() if key in KINDS and key != "prompt"}
     # A preset and a number of steps exclude each other; the line's choice takes the place of the command's.
     if "preset" in fields:
         fields = {"steps": None} | fields
     if "steps" in fields:
         fields = {"preset": None} | fields
-    return replace(job, request=replace(job.request, **fields), **files)
+    return replace(job, request=replace(job.request, **fields), output=output, layout=layout)
 
 
 def _field(key: str, value: Any, folder: Path) -> Any:

@@ -17,6 +17,10 @@ STRENGTH = 0.6
 """How far a picture is taken back to noise when nothing is said; with a mask it is 1, all the way."""
 
 
+Given = tuple[np.ndarray, np.ndarray | None]
+"""A picture (H, W, 3) uint8, and its mask (H, W) bool, True where it is painted anew; None without one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A picture to start from, as it is asked for."""
@@ -57,10 +61,8 @@ class Start:
     mask_sha256: str | None
     """The same of the mask; None without one."""
 
-    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The picture (H, W, 3) uint8 in the result's size, and its mask (H, W) bool, True where it is painted anew.
-
-        Without a mask that is None.
+    def read(self) -> Given:
+        """The picture and its mask in the result's size.
 
         Raises:
             FileNotFoundError: there is no such file any more.

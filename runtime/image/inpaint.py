@@ -65,11 +65,13 @@ def latent_mask(repaint: np.ndarray, channels: int, pixels_per_token: int) -> np
     return np.repeat(patches, channels // PATCH**2, axis=1)
 
 
-def paste(images: np.ndarray, picture: np.ndarray, repaint: np.ndarray, feather: int) -> np.ndarray:
+def paste(images: np.ndarray, picture: np.ndarray, repaint: np.ndarray | None, feather: int) -> np.ndarray:
     """The picture (H, W, 3) uint8 with the painted part of each of `images` (B, H, W, 3) uint8 in it.
 
-    Pixels that are further than `feather` from the mask are the picture's, bit for bit.
+    Pixels that are further than `feather` from the mask are the picture's, bit for bit. Without a mask all is painted.
     """
+    if repaint is None:
+        return images
     weight = ramp(repaint, feather)[:, :, None]
     mixed: np.ndarray = np.rint(weight * images + (np.float32(1.0) - weight) * picture)
     return mixed.astype(np.uint8)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.atomic_files import write_whole
-from runtime.bundle.manifest import PreviewSpec
+from runtime.bundle.preview_spec import PreviewSpec
 from runtime.errors import RequestError
 from runtime.image.inpaint import PATCH
 from runtime.image.png import png

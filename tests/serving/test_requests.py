@@ -75,7 +75,7 @@ def test_rows_have_their_own_values(pipeline):
         (tensors(seed=[[1]]), "the input 'prompt' is missing"),
         (
             tensors(prompt=[[b"x"]]) | {"sead": np.zeros((1, 1))},
-            "there is no input 'sead', wanted some of prompt, seed",
+            "there is no input 'sead', wanted some of prompt, negative_prompt",
         ),
         (tensors(prompt=[[b"caf\xe9"]]), "the input 'prompt' is not UTF-8 text: byte 3 is invalid"),
         (tensors(prompt=[[b"x"]], preset=[[b"\xff"]]), "the input 'preset' is not UTF-8 text: byte 0"),

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from runtime import Pipeline
-from runtime.bundle.manifest import PreviewSpec
+from runtime.bundle.preview_spec import PreviewSpec
 from runtime.cli.main import main
 from runtime.image.preview import PreviewFile, preview_image
 from runtime.sampling.schedule import Sampling, schedule
