@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 import runtime
-from export.build.options import build_parser as build_options
+from export.build.arguments import build_parser as build_options
 from runtime.cli.options import build_parser as generate_options
 
 ROOT = Path(__file__).parents[1]
