@@ -10,6 +10,7 @@ from export.build.options import ATTENTIONS, BACKENDS, DEFAULTS, TIMESTEP_DTYPES
 from export.engine.targets import DEFAULT_TARGETS, TARGETS
 from export.graph.precision import BASES, PRECISIONS
 from runtime import __version__
+from runtime.sampling.schedule import PRESETS
 
 
 def read_options(args: argparse.Namespace) -> BuildOptions:
@@ -69,6 +70,20 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
         "timestep_dtype",
         choices=TIMESTEP_DTYPES,
         help="round the time to this type (default: float32 for fp32, otherwise bfloat16)",
+    )
+    _add(
+        parser,
+        "default_preset",
+        choices=tuple(PRESETS),
+        metavar="NAME",
+        help="preset that the bundle uses where a request names none (default: the model's)",
+    )
+    _add(
+        parser,
+        "default_guidance",
+        type=float,
+        metavar="G",
+        help="guidance weight that the bundle uses where a request names none (default: the preset's)",
     )
 
 

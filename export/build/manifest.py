@@ -36,6 +36,8 @@ def complete(
         engines=_engines(variants, finished),
         files=files,
         tools={name: version(name) for name in TOOLS},
+        default_preset=options.default_preset or described.default_preset,
+        default_guidance=options.default_guidance,
     )
 
 

@@ -11,6 +11,7 @@ from export.engine.targets import DEFAULT_TARGETS, check_targets
 from export.graph.precision import BASES, PRECISIONS, Precision, precision_of
 from model.checkpoint.lora import TARGETS as LORA_TARGETS
 from runtime.constants import DEFAULT_BUNDLE
+from runtime.sampling.schedule import PRESETS, check_number
 
 BACKENDS = ("ort", "rtx", "tensorrt")
 ATTENTIONS = ("fp8", "base")
@@ -65,6 +66,10 @@ class BuildOptions:
     """``link`` to share the checkpoint's own files where their bytes are what a graph wants; one of `WEIGHTS`."""
     timestep_dtype: str | None = None
     """Type that the time is rounded to, one of `TIMESTEP_DTYPES`; None for the precision's."""
+    default_preset: str | None = None
+    """Preset that the bundle uses where a request names none, one of `PRESETS`; None for the model's."""
+    default_guidance: float | None = None
+    """Guidance weight that the bundle uses where a request names none; None for the preset's."""
     overwrite: bool = False
     """Replace the output if it is a bundle."""
     fresh: bool = False
@@ -83,6 +88,8 @@ class BuildOptions:
             raise ValueError(f"--backend is empty, wanted some of {', '.join(BACKENDS)}")
         if not 1 <= self.max_batch <= MAX_BATCH:
             raise ValueError(f"--max-batch is {self.max_batch}, wanted 1 to {MAX_BATCH} pictures")
+        if self.default_guidance is not None:
+            check_number("--default-guidance", self.default_guidance)
         if self.lora_target != "cond" and not self.lora:
             raise ValueError(f"--lora-target {self.lora_target} goes with --lora")
         given = {"--calibration": self.calibration, "--attention fp8": self.attention == "fp8"}
@@ -104,6 +111,7 @@ class BuildOptions:
             "weights": WEIGHTS,
             "timestep_dtype": (None, *TIMESTEP_DTYPES),
             "lora_target": LORA_TARGETS,
+            "default_preset": (None, *PRESETS),
         }
         values = [(name, getattr(self, name), offered) for name, offered in choices.items()]
         values += [("backend", backend, BACKENDS) for backend in self.backend]

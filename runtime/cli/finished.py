@@ -36,7 +36,7 @@ def _difference(file: Path, wanted: dict[str, Any]) -> str:
     try:
         settings = read_settings(file)
     except (OSError, ValueError) as error:
-        return f"exists and is no picture of this program ({error})"
+        return f"exists but was not made by trt-generate ({error})"
     for key, value in wanted.items():
         if key not in settings or settings[key] != value:
             return f"exists and was made with another {key.replace('_', ' ')}"

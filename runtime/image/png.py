@@ -22,15 +22,15 @@ def png(image: np.ndarray, settings: dict[str, Any]) -> bytes:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a PNG made here; OSError or ValueError when it is no whole picture, or has none."""
+    """The settings in a PNG made here; OSError or ValueError when it is not a whole picture, or has none."""
     try:
         with Image.open(file) as image:
             image.load()
             text = getattr(image, "text", {}).get(TEXT_KEY)
     except (SyntaxError, Image.DecompressionBombError) as error:  # Pillow's word for some broken PNGs
-        raise ValueError(f"{file} is no PNG that can be read: {error}") from error
+        raise ValueError(f"{file} is not a readable PNG: {error}") from error
     if text is None:
-        raise ValueError(f"{file} has no text chunk {TEXT_KEY!r}: it was not made by this program")
+        raise ValueError(f"{file} has no text chunk {TEXT_KEY!r}: it was not made by trt-generate")
     settings = json.loads(text)
     if not isinstance(settings, dict):
         raise ValueError(f"the text chunk {TEXT_KEY!r} of {file} holds no object")

@@ -134,7 +134,7 @@ def check_diffusers(checkpoint: Path | None) -> None:
     if not torch.cuda.is_available():
         raise RuntimeError(f"PyTorch {torch.__version__} sees no CUDA; install a build of it for CUDA")
     if checkpoint is not None and not (checkpoint / "text_encoder" / "config.json").is_file():
-        raise FileNotFoundError(f"{checkpoint} is no checkpoint in diffusers' layout: it has no text_encoder")
+        raise FileNotFoundError(f"{checkpoint} is not a checkpoint in diffusers' layout: it has no text_encoder")
 
 
 def timed(function: Callable[..., Any], calls: list[float], synchronize: Callable[[], object]) -> Callable[..., Any]:

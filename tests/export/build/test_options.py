@@ -11,7 +11,9 @@ from export.build import options as module
 from export.build.arguments import build_parser, read_options
 from export.build.options import BuildOptions
 
-ACTIONS = {action.dest: action for action in build_parser("export.build")._actions if action.dest != "help"}
+ACTIONS = {
+    action.dest: action for action in build_parser("export.build")._actions if action.dest not in ("help", "version")
+}
 
 
 def test_every_field_is_an_option_and_every_option_a_field():
@@ -57,6 +59,8 @@ def test_options_do_not_change():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"default_preset": "V5"}, "--default-preset is 'V5', wanted one of V4_QUALITY_48"),
+        ({"default_guidance": float("nan")}, "--default-guidance is nan, wanted a number of at most 10000"),
         ({"precision": "int4"}, "--precision is 'int4', wanted one of fp32, fp16, bf16, fp8, fp8-weight-only"),
         ({"backend": "rtx"}, "backend is 'rtx', wanted a tuple of strings"),
         ({"backend": ("rtx", "metal")}, "--backend is 'metal', wanted one of ort, rtx, tensorrt"),

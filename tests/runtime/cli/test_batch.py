@@ -85,7 +85,7 @@ def test_bad_lines_are_told_and_the_others_made(run, folder, capsys):
         "p.jsonl:4: width is 100, wanted 128 to 2048",
         "p.jsonl:5: the output a.png is already that of p.jsonl:1",
         "p.jsonl:6: the output directory no does not exist",
-        "p.jsonl:7: the output mine.png exists and is no picture of this program",
+        "p.jsonl:7: the output mine.png exists but was not made by trt-generate",
         "p.jsonl:8: a layout needs a caption",
     ):
         assert f"trt-generate: {line}" in error

@@ -144,7 +144,7 @@ def test_numbered_names_sort_and_stay_in_their_folder(number, name):
         ('{"prompt": "x", "output": ""}', "output is '', wanted a file name"),
         ('{"prompt": "x", "mu": "0"}', "mu is '0', wanted a number"),
         ('{"prompt": "x", "mu": 1%s}' % ("0" * 400), "mu is an integer of 1329 bits, wanted a number"),
-        ('{"prompt": "x", "std": NaN}', "NaN is no number"),
+        ('{"prompt": "x", "std": NaN}', "NaN is not a number"),
         ('{"prompt": "x", "guidance": {}}', "guidance is {}, wanted a number, a list of numbers, or a schedule"),
         ('{"prompt": "x", "guidance": "7;3"}', "guidance schedule '7;3' has the entry '7;3'"),
         ('{"prompt": "x", "guidance": [7, "3"]}', r"guidance\[1\] is '3', wanted a number"),

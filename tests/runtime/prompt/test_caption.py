@@ -165,7 +165,7 @@ def test_refused_captions(caption, message):
     [
         ("a red circle", "it is not JSON: Expecting value: line 1 column 1"),
         ('{"a": 1, "a": 2}', "it is not JSON: the key 'a' is there twice"),
-        ('{"a": NaN}', "it is not JSON: NaN is no number"),
+        ('{"a": NaN}', "it is not JSON: NaN is not a number"),
         ("[" * 100_000, "it is nested too deeply"),
         ("9" * 5000, "it is not JSON: Exceeds the limit"),
     ],

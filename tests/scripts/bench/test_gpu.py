@@ -66,7 +66,7 @@ def test_what_the_peer_needs_is_looked_at_before_anything_is_measured():
 
 def test_a_directory_that_is_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(FileNotFoundError, match="is no checkpoint in diffusers' layout: it has no text_encoder"):
+    with pytest.raises(FileNotFoundError, match="is not a checkpoint in diffusers' layout: it has no text_encoder"):
         check_diffusers(tmp_path)
 
 
