@@ -15,6 +15,7 @@ from runtime.sampling.velocity import bind
 
 FAST = {"steps": 2, "seed": 3, "width": 128, "height": 128}
 PROMPT = "a circle on a white background"
+CHOICE = "a red or blue circle at the center on a white background"
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +28,22 @@ def plan_of(pipeline, **fields):
 
 
 def test_red_is_rarer_with_a_negative_red(pipeline):
-    """40 seeds; measured with the shipped demo: see the assertion's bounds. Red is the share of reddish pixels."""
+    """40 seeds; red is a picture with more than 1 % of red pixels.
+
+    The demo's captions name a colour and a place; without them ("a circle on a white background") it draws nothing, in
+    40 of 40 pictures. So the prompt leaves it a choice. Measured: 39 red pictures without, 0 with the negative prompt.
+    """
 
     def red(**fields):
         count = 0
         for seed in range(40):
-            made = pipeline.generate(PROMPT, seed=seed, preset="V4_TURBO_12", guidance=3, **fields).images[0]
+            made = pipeline.generate(CHOICE, seed=seed, preset="V4_TURBO_12", guidance=3, **fields).images[0]
             r, g, b = (made[..., channel].astype(int) for channel in range(3))
-            count += np.mean((r > g + 60) & (r > b + 60)) > 0.02
+            count += np.mean((r > g + 60) & (r > b + 60)) > 0.01
         return count
 
-    assert red(negative_prompt="a red circle") < red()
+    assert red() >= 30
+    assert red(negative_prompt="a red circle at the center on a white background") <= 10
 
 
 def test_the_velocity_is_guided_away_from_the_negative_text(pipeline):

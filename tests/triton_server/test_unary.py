@@ -1,5 +1,6 @@
 """One request, one answer, over HTTP and gRPC, on the real server."""
 
+import base64
 import io
 import json
 import re
@@ -53,6 +54,9 @@ def test_default_outputs_are_all_but_the_png_forms(server):
         {"steps": 2, "unconditional": "conditional"},
         {"steps": 2, "unconditional": "off"},
         {"steps": 2, "num_images": 3},
+        {"steps": 2, "negative_prompt": "a dog"},
+        {"steps": 3, "guidance_interval": (0.1, 0.8), "uncond_every": 2},
+        {"steps": 1, "width": 512, "height": 512, "vae_tile": "256"},
     ],
     ids=str,
 )
@@ -62,6 +66,49 @@ def test_every_input_means_what_it_means_to_the_pipeline(server, pipeline, input
     assert np.array_equal(made["image"], wanted.images)
     for index, text in enumerate(made["metadata"][:, 0]):
         assert json.loads(text) == json.loads(json.dumps(wanted.used | {"index": index}))
+
+
+def picture(width=160, height=128, kind="PNG"):
+    """A file's content: a gradient."""
+    pixels = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_pictures_are_files_as_bytes(server, pipeline, protocol):
+    buffer = io.BytesIO()
+    Image.fromarray(np.tri(128, 160, dtype=bool)).save(buffer, "PNG")
+    fields = {"image": picture(), "mask": buffer.getvalue(), "strength": 0.5, "mask_feather": 4, "steps": 2}
+    made = ask(server, protocol, prompt="x", seed=1, **fields)
+    assert np.array_equal(made["image"], pipeline.generate("x", seed=1, **fields).images)
+
+
+def test_pictures_in_json_are_base64(server, pipeline):
+    fields = {"strength": 0.5, "steps": 1, "fit": "crop", "width": 128}
+    question = {"prompt": "x", "seed": 1, "png": True, "image": base64.b64encode(picture()).decode(), **fields}
+    url = f"http://{server.http}/v2/models/ideogram4/generate"
+    request = urllib.request.Request(url, json.dumps(question).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        made = Image.open(io.BytesIO(base64.b64decode(json.load(answer)["image_png_base64"])))
+    assert np.array_equal(made, pipeline.generate("x", seed=1, image=picture(), **fields).images[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image": b"GIF89a"}, "the input 'image' is (damaged|not a picture)"),
+        ({"image": picture(4112, 4096, "BMP")}, "the input 'image' has 50528310 bytes, wanted at most 33554432"),
+        ({"mask": picture()}, "a mask needs an image to start from"),
+        ({"negative_prompt": "y", "unconditional": "off"}, "negative_prompt and unconditional 'off' exclude"),
+    ],
+    ids=["damaged", "large", "mask alone", "both"],
+)
+def test_refused_fields(server, fields, message):
+    with pytest.raises(triton("grpc")[1], match=message) as refusal:
+        ask(server, "grpc", prompt="x", **fields)
+    assert "INVALID_ARGUMENT" in str(refusal.value.status())
 
 
 def test_random_seed_is_told_and_reproduces(server):

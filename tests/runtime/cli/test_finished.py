@@ -92,5 +92,8 @@ def test_files_that_are_no_finished_pictures(run, folder, capsys, content):
     (folder / "ideogram4-0001.png").write_bytes(content)
     assert run("--prompt-file", "p.txt", *FAST) == 1
     error = capsys.readouterr().err
-    assert "p.txt:1: the output ideogram4-0001.png exists and" in error and "Traceback" not in error
+    assert (
+        "p.txt:1: the output ideogram4-0001.png exists but was not made by trt-generate" in error
+        and "Traceback" not in error
+    )
     assert (folder / "ideogram4-0001.png").read_bytes() == content

@@ -36,7 +36,7 @@ def test_lines_with_pictures(run, folder, pictures, demo_bundle):
     pipeline = Pipeline.load(demo_bundle)
     wanted = [
         {"image": pictures / "a.png", "strength": 0.4},
-        {"image": pictures / "b.png", "mask": pictures / "mask.png", "feather": 4, "strength": 0.7},
+        {"image": pictures / "b.png", "mask": pictures / "mask.png", "mask_feather": 4, "strength": 0.7},
         {"image": pictures / "a.png", "width": 256, "height": 256, "fit": "crop", "strength": 0.7},
         {},
     ]
@@ -68,7 +68,7 @@ def test_bad_pictures_are_found_before_anything_is_loaded(run, folder, pictures,
         "4: a mask needs an image to start from, and none is given",
         "5: the picture to start from is 320x256 and the result 256x256, which is another aspect ratio",
         "6: strength is 2.0, wanted 0 to 1",
-        "7: feather 3 needs a mask, and none is given",
+        "7: mask_feather 3 needs a mask, and none is given",
         "8: strength below 1 needs an image to start from",
         "9: fit needs an image to start from",
     ):

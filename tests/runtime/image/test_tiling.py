@@ -81,11 +81,11 @@ def test_resolve(setting, width, height, available, wanted):
 @pytest.mark.parametrize(
     ("setting", "available", "message"),
     [
-        ("on", True, "vae tile is 'on', wanted auto, off, or a number of pixels"),
-        (240, True, "vae tile is 240, wanted a multiple of 16 from 256 pixels up"),
-        (500, True, "vae tile is 500, wanted a multiple of 16"),
-        (True, True, "vae tile is True, wanted auto"),
-        (512, False, "vae tile is 512, and this bundle has no graphs for tiles; build it again, or use off"),
+        ("on", True, "vae_tile is 'on', wanted auto, off, or a number of pixels"),
+        (240, True, "vae_tile is 240, wanted a multiple of 16 from 256 pixels up"),
+        (500, True, "vae_tile is 500, wanted a multiple of 16"),
+        (True, True, "vae_tile is True, wanted auto"),
+        (512, False, "vae_tile is 512, and this bundle has no graphs for tiles; build it again, or use off"),
     ],
 )
 def test_resolve_refuses(setting, available, message):
@@ -165,5 +165,5 @@ def test_command(demo_bundle, tmp_path, capsys):
     assert main([*arguments, "--vae-tile", "256", "--output", str(tmp_path / "a.png")]) == 0
     assert read_settings(tmp_path / "a.png")["vae_tile"] == 256
     assert main([*arguments, "--vae-tile", "17", "--output", str(tmp_path / "b.png")]) == 1
-    assert "vae tile is 17, wanted a multiple of 16" in capsys.readouterr().err
+    assert "vae_tile is 17, wanted a multiple of 16" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -213,13 +213,13 @@ def test_a_caption_cannot_be_made_wrong(make, message):
 def test_plain_text_and_captions_in_order_pass_as_they_are():
     spaced = json.dumps(PHOTO, indent=1)
     for text in ("a red circle", "", "[cat] on a mat", POSTER_LINE, spaced):
-        assert reader()[0].prompt(text) == text
+        assert reader()[0].prompt(text).text == text
 
 
 def test_wrapping_leaves_captions_alone():
     wrapping = reader(wrap=True)[0]
-    assert wrapping.prompt("a red circle") == str(Caption.wrap("a red circle"))
-    assert wrapping.prompt(POSTER_LINE) == POSTER_LINE
+    assert wrapping.prompt("a red circle").text == str(Caption.wrap("a red circle"))
+    assert wrapping.prompt(POSTER_LINE).text == POSTER_LINE
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', '{"compositional_deconstruction":', "{a} and {b}"])
@@ -227,18 +227,28 @@ def test_a_prompt_that_looks_like_a_caption(text):
     with pytest.raises(CaptionError, match=r"not in order: .*; --check-caption off takes any text"):
         reader()[0].prompt(text)
     warned, warnings = reader("warn")
-    assert warned.prompt(text) == text and warnings == [
+    assert warned.prompt(text).text == text and warnings == [
         f"the caption is not in order: {d}" for d in prompt_defects(text)
     ]
     silent, warnings = reader("off")
-    assert silent.prompt(text) == text and not warnings
+    assert silent.prompt(text).text == text and not warnings
+
+
+def test_a_caption_is_read_once():
+    """What a layout draws later: the caption where one was checked and is in order, else nothing."""
+    checked = reader()[0]
+    assert checked.prompt(POSTER_LINE).caption == checked.caption_text(POSTER_LINE).caption == POSTER
+    assert reader(wrap=True)[0].prompt("a red circle").caption == Caption.wrap("a red circle")
+    assert checked.prompt("a red circle").caption is None
+    assert reader("off")[0].prompt(POSTER_LINE).caption is None
+    assert reader("warn")[0].prompt('{"a": 1}').caption is None
 
 
 def test_a_caption_file_is_put_on_one_line_whatever_the_check():
     wrong = {"compositional_deconstruction": {"elements": [], "background": "蓝"}}
     for check, count in (("warn", 1), ("off", 0)):
         lenient, warnings = reader(check)
-        assert lenient.caption_text(json.dumps(wrong, indent=2)) == json.dumps(
+        assert lenient.caption_text(json.dumps(wrong, indent=2)).text == json.dumps(
             wrong, ensure_ascii=False, separators=(",", ":")
         )
         assert len(warnings) == count

@@ -98,11 +98,11 @@ def test_interval_equals_guidance_one_outside(pipeline):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"interval": (0.5, 0.5)}, "guidance interval is 0.5:0.5, wanted two times from 0 to 1, the lower one first"),
-        ({"interval": (-0.1, 0.5)}, "guidance interval is -0.1:0.5"),
-        ({"interval": (0.1, 1.5)}, "guidance interval is 0.1:1.5"),
-        ({"interval": (float("nan"), 0.5)}, "guidance interval is nan:0.5"),
-        ({"every": 0}, "uncond every is 0, wanted 1 to 1000 steps"),
+        ({"interval": (0.5, 0.5)}, "guidance_interval is 0.5:0.5, wanted two times from 0 to 1, the lower one first"),
+        ({"interval": (-0.1, 0.5)}, "guidance_interval is -0.1:0.5"),
+        ({"interval": (0.1, 1.5)}, "guidance_interval is 0.1:1.5"),
+        ({"interval": (float("nan"), 0.5)}, "guidance_interval is nan:0.5"),
+        ({"every": 0}, "uncond_every is 0, wanted 1 to 1000 steps"),
     ],
 )
 def test_refused(arguments, message):
@@ -122,10 +122,10 @@ def test_parse_interval():
     [
         (("--guidance", "1", "--uncond-every", "2"), "needs guidance, and all of it is 1"),
         (("--unconditional", "off", "--guidance-interval", "0:0.5"), "needs guidance, and all of it is 1"),
-        (("--guidance-interval", "0.5:0.4"), "guidance interval is 0.5:0.4"),
+        (("--guidance-interval", "0.5:0.4"), "guidance_interval is 0.5:0.4"),
         (("--guidance-interval", "0.9999:1"), "the guidance interval 0.9999:1 holds no step with guidance"),
-        (("--guidance-interval", "x"), "guidance interval is 'x', wanted A:B"),
-        (("--uncond-every", "0"), "uncond every is 0"),
+        (("--guidance-interval", "x"), "guidance_interval is 'x', wanted A:B"),
+        (("--uncond-every", "0"), "uncond_every is 0"),
     ],
 )
 def test_command_refuses(demo_bundle, tmp_path, capsys, arguments, message):

@@ -61,4 +61,4 @@ def test_tiles_that_engines_do_not_take(tiled, tmp_path, capsys):
 def test_a_bundle_without_engines_for_tiles(bundle, tmp_path, capsys):
     """As earlier versions built them: large pictures are decoded whole, and tiles that are asked for are an error."""
     assert run("--prompt", "x", "--height", 512, "--vae-tile", 256, bundle=bundle, output=tmp_path / "a.png") == 1
-    assert "vae tile is 256, and this bundle has no graphs for tiles; build it again" in capsys.readouterr().err
+    assert "vae_tile is 256, and this bundle has no graphs for tiles; build it again" in capsys.readouterr().err
