@@ -14,7 +14,6 @@ import numpy as np
 from runtime.generated import Generated
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
-from runtime.sampling.noise import randn
 from serving.requests import Ask
 
 Progress = Callable[[int, int, np.ndarray], None]
@@ -108,9 +107,7 @@ def run(pipeline: Pipeline, rows: Sequence[Row], progress: Progress | None = Non
     if len(plans) == 1:
         made = pipeline.run(plans[0], on_step=on_step)
     else:
-        tokens = plans[0].grid[0] * plans[0].grid[1]
-        channels = pipeline.manifest.latent_channels
-        noise = np.concatenate([randn((plan.num_images, tokens, channels), plan.seed) for plan in plans])
+        noise = np.concatenate([pipeline.noise(plan) for plan in plans])
         made = pipeline.run(replace(plans[0], num_images=sum(counts)), noise, on_step)
     ends = np.cumsum(counts)
     return [_pictures(made, plan, end - plan.num_images) for plan, end in zip(plans, ends, strict=True)]

@@ -57,8 +57,8 @@ def choose(
         memory: for engines, one of `runtime.tensorrt.memory_plan.MEMORY`.
 
     Raises:
-        ValueError: an unknown backend, device or memory level, or a combination that does not exist.
-        RuntimeError: nothing that is allowed can run; the message says why and what can.
+        RequestError: an unknown backend, device or memory level, or a combination that does not exist.
+        BackendError: nothing that is allowed can run; the message says why and what can.
     """
     if backend not in BACKENDS:
         raise RequestError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")

@@ -26,7 +26,7 @@ class Machine:
 
 
 def device_index(device: str) -> int | None:
-    """N of ``cuda:N``, 0 for ``cuda`` and ``auto``, None for ``cpu``; ValueError for anything else."""
+    """N of ``cuda:N``, 0 for ``cuda`` and ``auto``, None for ``cpu``; RequestError for anything else."""
     if device == "cpu":
         return None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)

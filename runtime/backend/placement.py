@@ -21,7 +21,7 @@ def parse_devices(text: str) -> tuple[str, str]:
     """Read two devices: ``0,1`` for the GPUs of these numbers, or names such as ``cuda:0,cuda:1`` and ``cpu,cpu``.
 
     Raises:
-        ValueError: there are not two of them, or they are the same GPU.
+        RequestError: there are not two of them, or they are the same GPU.
     """
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(names):
@@ -32,7 +32,7 @@ def parse_devices(text: str) -> tuple[str, str]:
 
 
 def check_devices(devices: tuple[str, str]) -> None:
-    """Raise ValueError unless these are two devices; the CPU may be both, for trying out."""
+    """Raise RequestError unless these are two devices; the CPU may be both, for trying out."""
     if len(devices) != 2:
         raise RequestError(f"devices has {len(devices)} entries, wanted 2")
     first, second = ("cuda:0" if name == "cuda" else name for name in devices)
@@ -41,7 +41,7 @@ def check_devices(devices: tuple[str, str]) -> None:
 
 
 def check_two(devices: tuple[str, str], device: str, graphs: Sequence[str]) -> None:
-    """Raise ValueError unless two devices go with the other choices and with the graphs that are loaded."""
+    """Raise RequestError unless two devices go with the other choices and with the graphs that are loaded."""
     check_devices(devices)
     if device != "auto":
         raise RequestError(f"devices {','.join(devices)} and device {device} exclude each other")

@@ -65,8 +65,8 @@ class Start:
         """The picture and its mask in the result's size.
 
         Raises:
-            FileNotFoundError: there is no such file any more.
-            ValueError: a file has changed since it was checked, or cannot be read any more.
+            MissingFileError: there is no such file any more.
+            RequestError: a file has changed since it was checked, or cannot be read any more.
         """
         pixels, repaint = _fitted(*_given(self.source), (self.width, self.height), self.fit)
         if (_sha256(pixels), _mask_sha256(repaint)) != (self.image_sha256, self.mask_sha256):
@@ -84,8 +84,8 @@ def prepare(source: Source, sizes: SizeSpec, width: int | None, height: int | No
     """Read and fit the picture and its mask; the size of the result is that of the pixels.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not a picture, the mask is of another size or has no white, or picture and size do not
+        MissingFileError: there is no such file.
+        RequestError: a file is not a picture, the mask is of another size or has no white, or picture and size do not
             fit together.
     """
     pixels, white = _given(source)

@@ -51,7 +51,7 @@ def target_size(
     this is moved to the nearest size that the model makes; without, it must be one.
 
     Raises:
-        ValueError: the size cannot be made.
+        RequestError: the size cannot be made.
     """
     own_width, own_height = given
     if width is None and height is None:
@@ -75,7 +75,7 @@ def geometry(given: tuple[int, int], wanted: tuple[int, int], fit: str | None) -
     """How a picture of the size `given` (width, height) is brought to the size `wanted`.
 
     Raises:
-        ValueError: the aspect ratios differ by more than rounding, and `fit` is None.
+        RequestError: the aspect ratios differ by more than rounding, and `fit` is None.
     """
     (own_width, own_height), (width, height) = given, wanted
     whole = (0.0, 0.0, float(own_width), float(own_height))

@@ -44,7 +44,7 @@ def resolve_tile(setting: str | int, width: int, height: int, multiple: int, ava
         available: whether the bundle has graphs for tiles; bundles of earlier versions have none, and `auto` is `off`.
 
     Raises:
-        ValueError: `setting` is something else, too small, not a multiple of `multiple`, or not available.
+        RequestError: `setting` is something else, too small, not a multiple of `multiple`, or not available.
     """
     if setting == "off":
         return None

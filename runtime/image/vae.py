@@ -15,7 +15,7 @@ def decode(graphs: Mapping[str, Graph], manifest: Manifest, latents: np.ndarray,
     """A picture (1, H, W, 3) uint8 of latents (rows, columns, C) float32; `tile` is in pixels, None for no tiles.
 
     Raises:
-        ValueError: the graph for this is not loaded.
+        RequestError: the graph for this is not loaded.
     """
     multiple, (rows, columns, _) = manifest.sizes.multiple, latents.shape
     decoder = _graph(graphs, "vae_decoder", tile)
@@ -36,7 +36,7 @@ def encode(graphs: Mapping[str, Graph], manifest: Manifest, pixels: np.ndarray, 
     """Latents (1, N, C) float32 of a picture (H, W, 3) uint8; `tile` as for `decode`.
 
     Raises:
-        ValueError: the graph for this is not loaded.
+        RequestError: the graph for this is not loaded.
         NonFiniteError: it gave NaN or infinity.
     """
     multiple, channels = manifest.sizes.multiple, manifest.latent_channels

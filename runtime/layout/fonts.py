@@ -35,7 +35,7 @@ def choose_face(text: str, font: Path | None) -> Face:
 
     Raises:
         OSError: `font` cannot be read.
-        ValueError: it is no font.
+        RequestError: it is no font.
     """
     if font is not None:
         with font.open("rb"):

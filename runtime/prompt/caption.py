@@ -103,7 +103,7 @@ class Caption:
         """The smallest caption of a plain text, as ai-toolkit makes it: a description and one object.
 
         Raises:
-            ValueError: the text is empty or blank.
+            RequestError: the text is empty or blank.
         """
         if not text.strip():
             raise RequestError("the prompt is empty, wanted some text")

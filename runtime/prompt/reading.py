@@ -18,7 +18,7 @@ def read_text(name: str) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8.
+        RequestError: it is not UTF-8.
     """
     data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
     try:

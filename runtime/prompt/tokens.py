@@ -26,7 +26,7 @@ class PromptEncoder:
         """Token ids (1, T) int64, the template's tokens included.
 
         Raises:
-            ValueError: `prompt` is empty or blank, holds bytes that are not UTF-8 (lone surrogates), or has more
+            RequestError: `prompt` is empty or blank, holds bytes that are not UTF-8 (lone surrogates), or has more
                 tokens than the model takes.
         """
         try:

@@ -37,7 +37,7 @@ def denoise(
         executor: runs the unconditional pass while this thread runs the conditional one; None for one after the other.
 
     Raises:
-        ValueError: a step needs guidance and `unconditional` is None, or reuses a velocity that there is not yet.
+        RequestError: a step needs guidance and `unconditional` is None, or reuses a velocity that there is not yet.
         NonFiniteError: a velocity holds NaN or infinity; the message names the step and the pass.
     """
     if unconditional is None and any(step.guidance != 1 for step in steps):

@@ -41,7 +41,7 @@ EVERY_STEP = UnconditionalPasses()
 
 
 def parse_interval(text: str) -> tuple[float, float]:
-    """Read ``A:B``; ValueError if it is not of this form."""
+    """Read ``A:B``; RequestError if it is not of this form."""
     match = re.fullmatch(r"\s*([-+0-9.eE]+)\s*:\s*([-+0-9.eE]+)\s*", text)
     try:
         low, high = match.groups() if match else ("", "")

@@ -23,7 +23,7 @@ def randn(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Standard normal float32 numbers of `shape`, as ``torch.randn(shape, generator=manual_seed(seed))`` on the CPU.
 
     Raises:
-        ValueError: `seed` is not in [0, 2**64), or the number of values is not a multiple of 16 (PyTorch then fills
+        RequestError: `seed` is not in [0, 2**64), or the number of values is not a multiple of 16 (PyTorch then fills
             the tail in another order; latents, with their 128 channels, never need it).
     """
     if not 0 <= seed < SEED_LIMIT:

@@ -91,7 +91,7 @@ def parse_guidance(text: str) -> tuple[float, ...]:
     """Read a guidance schedule: ``7x45,3x3`` is 45 steps at 7, then 3 steps at 3; ``7,7,3`` is three steps.
 
     Raises:
-        ValueError: an entry is not of the form ``WEIGHT`` or ``WEIGHTxCOUNT``.
+        RequestError: an entry is not of the form ``WEIGHT`` or ``WEIGHTxCOUNT``.
     """
     schedule: list[float] = []
     for entry in text.split(","):
@@ -132,7 +132,7 @@ def sampling(
     """Combine a preset (or a number of steps) with values given by hand, which win over the preset's.
 
     Raises:
-        ValueError: the preset is unknown, both a preset and a number of steps are given, or a guidance schedule has
+        RequestError: the preset is unknown, both a preset and a number of steps are given, or a guidance schedule has
             another length than the steps.
     """
     if preset is not None and steps is not None:

@@ -115,7 +115,7 @@ class Engine:
         """Set the inputs' shapes; the output's shape.
 
         Raises:
-            RuntimeError: TensorRT refuses the shapes.
+            BackendError: TensorRT refuses the shapes.
             CudaError: there is no memory for the activations.
         """
         context, engine = self.context, self.engine

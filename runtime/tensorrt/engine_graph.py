@@ -25,7 +25,7 @@ class EngineGraph:
 
         Raises:
             ValueError: the arrays are not what the engine takes.
-            RuntimeError: TensorRT or CUDA failed.
+            BackendError: TensorRT or CUDA failed.
         """
         check_feeds(self.name, self.spec.inputs, feeds)
         sizes = named_sizes(self.name, self.spec, feeds)

@@ -43,7 +43,7 @@ def open_engines(
 
     Raises:
         BundleError: a plan cannot run here.
-        RuntimeError: TensorRT or CUDA failed.
+        BackendError: TensorRT or CUDA failed.
     """
     cudart = cuda.load_cudart()
     gpu = cuda.find_gpu(cudart, index)  # which makes it the current device, for TensorRT as well

@@ -62,7 +62,7 @@ def plan_memory(
         wanted: one of `MEMORY`.
 
     Raises:
-        ValueError: `wanted` is none of `MEMORY`.
+        RequestError: `wanted` is none of `MEMORY`.
         MemoryPlanError: nothing that is allowed fits.
     """
     if wanted not in MEMORY:
