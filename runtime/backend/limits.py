@@ -22,7 +22,7 @@ _TILES = {"tile_H": "height", "tile_W": "width", "tile_h": "height", "tile_w": "
 
 
 def check_limits(engines: EngineSet, stages: Iterable[str], plan: Plan) -> None:
-    """Raise RequestError unless the engines take the plan's sizes: those of `stages`, and of the VAE those that it needs.
+    """Raise RequestError unless engines take the plan's sizes: those of `stages`, of the VAE only what it needs.
 
     The message has the value, the range, and what to do. Any number of pictures runs, in batches that fit.
     """
