@@ -280,7 +280,10 @@ def read_manifest(directory: Path) -> Manifest:
     """
     file = directory / MANIFEST
     if not directory.is_dir():
-        raise MissingFileError(f"there is no bundle directory {directory}; python -m export.build makes one")
+        raise MissingFileError(
+            f"there is no bundle directory {directory}; python -m export.build makes one, and "
+            "--bundle names one elsewhere"
+        )
     if not file.is_file():
         raise MissingFileError(f"{directory} holds no {MANIFEST}: it is not a bundle, or its build did not finish")
     try:
