@@ -48,6 +48,12 @@ def test_refused(value, message):
         read_picture("image", value)
 
 
+def test_white_space_is_refused_at_once():
+    """A pattern that tries every split of it would not come back."""
+    with pytest.raises(RequestError, match="the input 'image' is not a picture that can be read"):
+        read_picture("image", b" " * 2_000_000 + b"!")
+
+
 def test_limits(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_PIXELS", 34)
     with pytest.raises(RequestError, match="the input 'image' is 7x5, wanted at most 34 pixels"):
