@@ -151,18 +151,23 @@ def looks_like_json(prompt: str) -> bool:
     return prompt.lstrip().startswith("{")
 
 
-def prompt_defects(prompt: str) -> list[str]:
-    """What is wrong with a caption that goes to the model exactly as it is written; nothing for plain text."""
+def examine(prompt: str) -> tuple[Caption | None, list[str]]:
+    """The caption that a prompt is, if it is one in order, and all that is wrong with it; neither for plain text.
+
+    The prompt goes to the model exactly as it is written, so letters that are written as escapes count as a defect, but
+    not of the caption.
+    """
     if not looks_like_json(prompt):
-        return []
+        return None, []
     try:
         value = read_json(prompt)
     except CaptionError as error:
-        return list(error.defects)
-    return [*defects(value), *escapes(prompt)]
+        return None, list(error.defects)
+    found = list(defects(value))
+    return None if found else Caption.from_checked(value), [*found, *_escapes(prompt)]
 
 
-def escapes(prompt: str) -> list[str]:
+def _escapes(prompt: str) -> list[str]:
     """The defect of a JSON prompt that writes letters as escapes, which the model has not seen; else nothing."""
     if prompt.isascii() and (escape := _ESCAPE.search(prompt)):
         return [f"it writes letters as escapes ({escape.group()[-6:]}), wanted the letters (ensure_ascii=False)"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import RequestError
-from runtime.prompt.caption import Caption, CaptionError, escapes, looks_like_json, one_line, read_json
+from runtime.prompt.caption import Caption, CaptionError, examine, looks_like_json, one_line, read_json
 from runtime.prompt.caption_schema import defects
 
 STANDARD_INPUT = "-"
@@ -60,15 +60,9 @@ class PromptReader:
             return ReadPrompt(text if wrapped is None else str(wrapped), wrapped)
         if self.check == "off":
             return ReadPrompt(text)
-        hint = "; --check-caption off takes any text"
-        try:
-            value = read_json(text)
-        except CaptionError as error:
-            self._judge(error.defects, hint)
-            return ReadPrompt(text)
-        found = list(defects(value))
-        self._judge([*found, *escapes(text)], hint)
-        return ReadPrompt(text, None if found else Caption.from_checked(value))
+        caption, found = examine(text)
+        self._judge(found, "; --check-caption off takes any text")
+        return ReadPrompt(text, caption)
 
     def caption(self, value: Any) -> ReadPrompt:
         """A caption from a JSON value, on one line; CaptionError when it is not in order and that is an error."""

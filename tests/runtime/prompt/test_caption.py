@@ -8,7 +8,7 @@ from hypothesis import given
 from support.caption_examples import POSTER, POSTER_LINE, captions
 
 from runtime import Caption
-from runtime.prompt.caption import CaptionError, Element, Style, prompt_defects, read_json
+from runtime.prompt.caption import CaptionError, Element, Style, examine, read_json
 from runtime.prompt.reading import PromptReader, read_text
 
 PHOTO = {
@@ -228,7 +228,7 @@ def test_a_prompt_that_looks_like_a_caption(text):
         reader()[0].prompt(text)
     warned, warnings = reader("warn")
     assert warned.prompt(text).text == text and warnings == [
-        f"the caption is not in order: {d}" for d in prompt_defects(text)
+        f"the caption is not in order: {d}" for d in examine(text)[1]
     ]
     silent, warnings = reader("off")
     assert silent.prompt(text).text == text and not warnings
@@ -260,13 +260,13 @@ def test_a_caption_file_is_put_on_one_line_whatever_the_check():
 def test_escapes_in_a_prompt(text, found):
     """The model would read the escapes, letter by letter; those that JSON needs are no defect."""
     prompt = json.dumps({COMPOSITION: {"background": text, "elements": []}})
-    assert len(prompt_defects(prompt)) == found
+    assert len(examine(prompt)[1]) == found
     assert Caption.parse(prompt).background == text
 
 
 def test_escapes_beside_letters_are_meant():
     prompt = '{"compositional_deconstruction":{"background":"蓝 \\u84dd","elements":[]}}'
-    assert prompt_defects(prompt) == []
+    assert examine(prompt)[1] == []
 
 
 def test_text_files(tmp_path):
