@@ -64,8 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say."""
-    request = Request(args.prompt, **given_fields(args))
-    inputs = {name: _sent(getattr(request, name)) for name in ("prompt", *given_fields(args))}
+    given = given_fields(args)
+    request = Request(args.prompt, **given)
+    inputs = {name: _sent(getattr(request, name)) for name in ("prompt", *given)}
     url = args.url or f"127.0.0.1:{PORTS[args.protocol]}"
     files = numbered(args.output, request.num_images)
     with PendingFiles(files, args.overwrite) as pending:
