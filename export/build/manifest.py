@@ -71,6 +71,6 @@ def _engines(variants: Sequence[Variant], finished: Mapping[Job, Finished]) -> d
 
 
 def _quantization(variant: Variant, ranges: Ranges | None) -> QuantizationSpec | None:
-    if not variant.types.weights_fp8:
+    if not variant.types.codes:
         return None
     return QuantizationSpec(ranges.algorithm if ranges else "none", variant.attention, variant.recipe.keep_base)

@@ -96,7 +96,7 @@ def _parameters(
     """Shape of each parameter of a stage, and the type that its graph holds it in."""
     module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
     coded: set[str] = set()
-    if precision.weights_fp8 and not stage.startswith("vae_"):
+    if precision.codes and not stage.startswith("vae_"):
         coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe))
     return {
         name: (p.shape, _CODES if name in coded else from_torch_dtype(p.dtype)) for name, p in module.named_parameters()

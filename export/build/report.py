@@ -37,7 +37,7 @@ def write_report(
 
 def _float8(checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
     """How much of each stage, and of all, is float8."""
-    if not variant.types.weights_fp8:
+    if not variant.types.codes:
         return {}
     size = torch_dtype(variant.types.compute).itemsize
     stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]

@@ -36,7 +36,7 @@ def check_targets(targets: Sequence[str], precision: Precision) -> tuple[str, ..
     """The targets in order and each once; ValueError for one that is unknown or cannot compute the precision."""
     if unknown := [target for target in targets if target not in TARGETS]:
         raise ValueError(f"--target {unknown[0]!r} is not known, wanted some of {', '.join(TARGETS)}")
-    wanted = {precision.compute} | ({"float8"} if precision.weights_fp8 else set())
+    wanted = {precision.compute} | ({{"fp8": "float8", "int8": "int8"}[precision.codes]} if precision.codes else set())
     for target in targets:
         if missing := sorted(wanted - set(TARGETS[target].types)):
             raise ValueError(

@@ -2,28 +2,56 @@
 
 ``fp8-weight-only`` makes every ``Linear`` of the text encoder and the transformers W8A16. ``fp8`` also quantizes the
 activations of the matrix products inside the transformer blocks (qkv, o, w1, w2, w3) and, where asked for, of the
-attention. The embedders, the time's layers (``t_embedding``, ``adaln``) and the final layer never get quantized
-activations: they are 1 % of the arithmetic, and quantizing them too is the published way to get noise
+attention. ``int8`` quantizes weights and activations of these products, and of the same ones in the text encoder's
+layers, and nothing else. The embedders, the time's layers (``t_embedding``, ``adaln``) and the final layer never get
+quantized activations: they are 1 % of the arithmetic, and quantizing them too is the published way to get noise
 (vllm-omni #2728: LPIPS 0.74 against 0.07).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from export.graph.precision import CodeName
+from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import Linear
+from model.text_encoder import TAPS
 
-# A point is an activation with one range; the products that read it, by the names of their weights' modules.
+# A point is an activation with one kind of scale; the products that read it, by the names of their weights' modules.
 PRODUCTS = {
     "attention.qkv": ("attention.qkv",),
     "attention.o": ("attention.o",),
     "feed_forward.w1": ("feed_forward.w1", "feed_forward.w3"),
     "feed_forward.w2": ("feed_forward.w2",),
 }
+TEXT_PRODUCTS = {
+    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
 OPERANDS = ("attention.q", "attention.k", "attention.v")
+TEXT_ENCODER = "text_encoder"
+
+
+def products_of(stage: str) -> Mapping[str, tuple[str, ...]]:
+    """The points of a block of a stage, and their products; empty for the VAE."""
+    if stage.startswith("dit_"):
+        return PRODUCTS
+    return TEXT_PRODUCTS if stage == TEXT_ENCODER else {}
+
+
+def module_prefix(stage: str, layer: int) -> str:
+    """Where the modules of a block are, as ``layers.0.``."""
+    return f"encoder.layers.{layer}." if stage == TEXT_ENCODER else f"layers.{layer}."
+
+
+def layers_of(checkpoint: Checkpoint, stage: str) -> int:
+    """How many blocks a stage has."""
+    return TAPS[-1] + 1 if stage == TEXT_ENCODER else checkpoint.transformer.num_layers
 
 
 @dataclass(frozen=True)
@@ -31,17 +59,20 @@ class Recipe:
     """The choices of one build."""
 
     activations: bool
-    """Quantize the activations of the blocks' products."""
+    """Quantize the activations of the transformer blocks' products."""
     attention: bool
     """Quantize the attention's operands too."""
     keep_base: tuple[str, ...] = ()
     """Shell patterns of points, such as ``dit_cond.layers.0.*``, whose activations stay in the base type."""
+    text: bool = False
+    """Quantize the activations of the text encoder's products as well."""
 
     def points(self, stage: str, layers: int) -> list[str]:
-        """Quantized activations of a stage, as ``dit_cond.layers.0.attention.qkv``."""
-        if not self.activations or not stage.startswith("dit_"):
+        """Quantized activations of a stage with that many blocks, as ``dit_cond.layers.0.attention.qkv``."""
+        if not self.activations or (stage == TEXT_ENCODER and not self.text):
             return []
-        names = (*PRODUCTS, *OPERANDS) if self.attention else tuple(PRODUCTS)
+        operands = OPERANDS if self.attention and stage.startswith("dit_") else ()
+        names = (*products_of(stage), *operands)
         points = [f"{stage}.layers.{layer}.{name}" for layer in range(layers) for name in names]
         kept = set(self.kept(points))
         # One operand of an attention cannot stay behind alone.
@@ -53,24 +84,34 @@ class Recipe:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.keep_base)]
 
 
-def unmatched(patterns: Sequence[str], stages: Iterable[str], layers: int) -> list[str]:
+def unmatched(patterns: Sequence[str], stages: Iterable[str], checkpoint: Checkpoint) -> list[str]:
     """Patterns that match no point of any stage: most likely misspelt."""
-    everything = Recipe(activations=True, attention=True)
-    points = [point for stage in stages for point in everything.points(stage, layers)]
+    everything = Recipe(activations=True, attention=True, text=True)
+    points = [point for stage in stages for point in everything.points(stage, layers_of(checkpoint, stage))]
     return [pattern for pattern in patterns if not any(fnmatchcase(point, pattern) for point in points)]
 
 
-def quantized_weights(module: nn.Module, stage: str, sources: Sources, recipe: Recipe) -> list[str]:
+def quantized_weights(
+    module: nn.Module, stage: str, sources: Sources, recipe: Recipe, codes: CodeName = "fp8"
+) -> list[str]:
     """Weights of a stage that become codes.
 
-    All of its ``Linear`` weights, but of a float checkpoint not those whose activation a pattern keeps: codes of a
-    float8 checkpoint lose nothing, so they are used there as well.
+    In float8 all of its ``Linear`` weights, but of a float checkpoint not those whose activation a pattern keeps:
+    codes of a float8 checkpoint lose nothing, so they are used there as well. In int8 those of the products whose
+    activations are quantized.
     """
-    kept = set()
-    if stage.startswith("dit_"):
-        for layer in range(len(module.layers)):
-            for point, products in PRODUCTS.items():
-                if recipe.kept([f"{stage}.layers.{layer}.{point}"]):
-                    kept |= {f"layers.{layer}.{product}.weight" for product in products}
+    blocks = getattr(module, "layers", None) or (module.encoder.layers if stage == TEXT_ENCODER else ())
+    if codes == "int8":
+        quantized = set(recipe.points(stage, len(blocks)))
+        return [weight for point, weight in _block_weights(stage, len(blocks)) if point in quantized]
+    kept = {weight for point, weight in _block_weights(stage, len(blocks)) if recipe.kept([point])}
     weights = [f"{name}.weight" for name, part in module.named_modules() if isinstance(part, Linear)]
     return [weight for weight in weights if weight not in kept or sources[weight].coded]
+
+
+def _block_weights(stage: str, layers: int) -> Iterable[tuple[str, str]]:
+    """Each point of a stage with each weight that is multiplied by it."""
+    for layer in range(layers):
+        for point, products in products_of(stage).items():
+            for product in products:
+                yield f"{stage}.layers.{layer}.{point}", f"{module_prefix(stage, layer)}{product}.weight"

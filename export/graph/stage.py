@@ -11,12 +11,14 @@ from export.graph import trace_cache, weights
 from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.fp8_attention import quantize_attention
 from export.graph.passes.join_products import join_products
-from export.graph.passes.qdq import Form, activation_scale, quantize_input, quantize_weights
+from export.graph.passes.codes import FP8, INT8, Form
+from export.graph.passes.qdq import activation_scale, quantize_input, quantize_weights
 from export.graph.passes.reversed_keys import reverse_shared_keys
 from export.graph.passes.row_scales import scale_after_products
 from export.graph.passes.single_rows import sum_single_rows
+from export.graph.passes.token_scales import quantize_tokens
 from export.graph.precision import Precision, torch_dtype
-from export.graph.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
+from export.graph.recipe import OPERANDS, Recipe, layers_of, module_prefix, products_of, quantized_weights
 from export.graph.records import configuration, graph_module, graph_record, is_tile, stage_of
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
@@ -35,7 +37,7 @@ class StageOptions:
     precision: Precision
     recipe: Recipe
     ranges: Mapping[str, float]
-    """Largest magnitude of each quantized activation, by point; empty without activation quantization."""
+    """Largest magnitude of each activation that is quantized with a static scale, by point; empty without such."""
     form: Form = "ort"
     """Which engine's form of the graph; see `export.graph.passes` and `export.graph.passes.qdq`."""
     linked: bool = False
@@ -83,7 +85,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
     sources = dict(checkpoint.sources[stage_of(stage)])
     joined = join_products(model, sources) if options.form == "trt" else {}
-    if options.precision.weights_fp8 and not stage.startswith("vae_"):
+    if options.precision.codes and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)
     if options.form == "trt":
         scale_after_products(model)
@@ -136,25 +138,35 @@ def quantize(
     options: StageOptions,
     joined: Mapping[str, Sequence[str]],
 ) -> None:
-    """Put float8 into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
-    layers = checkpoint.transformer.num_layers
+    """Put codes into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
+    layers = layers_of(checkpoint, stage)
     whole = {part: name for name, parts in joined.items() for part in parts}
-    linear = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], options.recipe)
+    kind = INT8 if options.precision.codes == "int8" else FP8
+    linear = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], options.recipe, kind.name)
     coded = {whole.get(name, name) for name in linear}
-    quantize_weights(model, sources, sorted(coded), options.form)
-    points = options.recipe.points(stage, layers)
+    quantize_weights(model, sources, sorted(coded), options.form, kind)
+    points = set(options.recipe.points(stage, layers))
+    for layer in range(layers):
+        for point, products in products_of(stage).items():
+            name = f"{stage}.layers.{layer}.{point}"
+            if name not in points:
+                continue
+            parts = [f"{module_prefix(stage, layer)}{product}.weight" for product in products]
+            names = list(dict.fromkeys(whole.get(part, part) for part in parts))
+            if options.precision.activations == "static":
+                quantize_input(model, names, activation_scale(options.ranges[name]), name, options.form)
+            else:
+                quantize_tokens(model, names, name, options.form, kind)
+        if f"{stage}.layers.{layer}.{OPERANDS[0]}" in points:
+            _quantize_attention(model, checkpoint, stage, layer, options)
+
+
+def _quantize_attention(
+    model: ir.Model, checkpoint: Checkpoint, stage: str, layer: int, options: StageOptions
+) -> None:
+    prefix = f"{stage}.layers.{layer}."
     # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
     factor = checkpoint.transformer.attention_head_dim**0.25
-    for layer in range(layers):
-        prefix = f"{stage}.layers.{layer}."
-        for point, products in PRODUCTS.items():
-            if prefix + point in points:
-                parts = [f"layers.{layer}.{product}.weight" for product in products]
-                names = list(dict.fromkeys(whole.get(part, part) for part in parts))
-                quantize_input(
-                    model, names, activation_scale(options.ranges[prefix + point]), prefix + point, options.form
-                )
-        if prefix + OPERANDS[0] in points:
-            q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
-            scales = [activation_scale(r) for r in (q * factor, k * factor, v)]
-            quantize_attention(model, layer, scales, f"{prefix}attention", options.form)
+    q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
+    scales = [activation_scale(r) for r in (q * factor, k * factor, v)]
+    quantize_attention(model, layer, scales, f"{prefix}attention", options.form)

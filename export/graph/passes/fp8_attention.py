@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from export.graph.passes.codes import FP8, Form
 from export.graph.passes.editing import scalar
-from export.graph.passes.qdq import FP8, Form, quantize_dequantize, uncast
+from export.graph.passes.qdq import quantize_dequantize, uncast
 
 SOFTMAX_SCALE = 1 / 448
 
@@ -87,7 +88,7 @@ def _fused(model: ir.Model, node: ir.Node, scales: Sequence[float], name: str) -
         [q, k, v, None, softmax],
         domain="trt",
         name=f"{name}.fused",
-        attributes={"normalization_quantize_to_type": FP8.value, "is_causal": 0},
+        attributes={"normalization_quantize_to_type": FP8.dtype.value, "is_causal": 0},
     )
     fused.outputs[0].name = f"{name}.attended"
     model.graph.insert_before(node, fused)

@@ -1,4 +1,4 @@
-"""Put float8 into a traced graph: weights as codes with row scales, activations between Q/DQ pairs.
+"""Put codes into a traced graph: weights as float8 or int8 with row scales, activations between Q/DQ pairs.
 
 Weights. Every quantized ``Linear`` weight W (out, in) becomes
 
@@ -17,32 +17,31 @@ with one static scale s = range / 448 for the tensor, which makes the product W8
 cast to the base type, and the result of DequantizeLinear has the base type: float32 there would double the memory
 of the activations in TensorRT (measured by NVIDIA for FLUX.2: 12.9 GB against 1 GB).
 
+int8 weights are the same with codes of int8 (`model.checkpoint.int8`); their activations have one scale for each token
+(`export.graph.passes.token_scales`), which float8 has by default as well.
+
 Form. The patterns above are TensorRT's (``trt``). ONNX Runtime 1.31 has no kernel for a DequantizeLinear whose scale
 and result differ in type, so its form (``ort``) dequantizes to float32 and casts to the base type. They are the same
-where the base type is float32.
+where the base type is float32. Its int8 weights are stored as they are multiplied, (in, out) with ``axis=1`` and
+without Transpose: it then reads the codes from the file as they are, where it would else keep a turned copy.
 
 Nothing here decides what to quantize; see `export.graph.recipe`. What the larger tools do and this does not: pick nodes
 by pattern, quantize convolutions, choose scales.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
-
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from export.graph.passes.editing import only_reader, scalar
+from export.graph.passes.codes import FP8, INT8, Codes, Form
+from export.graph.passes.editing import only_reader, scalar, transposes
 from model.checkpoint.fp8 import E4M3_MAX
 from model.checkpoint.sources import Sources, Weight
 
-FP8 = ir.DataType.FLOAT8E4M3FN
-Form = Literal["ort", "trt"]
 
-
-def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form) -> bool:
+def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], form: Form, codes: Codes = FP8) -> bool:
     """Replace the initializers `weights` (without values yet) by DequantizeLinear of codes and row scales.
 
     Returns:
@@ -54,26 +53,34 @@ def quantize_weights(model: ir.Model, sources: Sources, weights: Iterable[str], 
     """
     changed = False
     for name in weights:
-        _quantize_weight(model.graph, name, sources[name], form)
+        _quantize_weight(model.graph, name, sources[name], form, codes)
         changed = True
     return changed
 
 
-def _quantize_weight(graph: ir.Graph, name: str, source: Weight, form: Form) -> None:
+def _quantize_weight(graph: ir.Graph, name: str, source: Weight, form: Form, kind: Codes) -> None:
     value = graph.initializers.get(name)
     if value is None or value.dtype is None or value.shape is None:
         raise ValueError(f"{name} is to be quantized, but the graph has no weight of that name with a type and a shape")
     reader = only_reader(value)
     if reader is None:
         raise ValueError(f"{name} is to be quantized, but {len(value.uses())} nodes read it, wanted one")
+    turned = kind is INT8 and form == "ort"
+    if turned and not transposes(reader):
+        raise ValueError(f"{name} is to be quantized, but a {reader.op_type} reads it, wanted a Transpose")
     del graph.initializers[name]
-    read = _codes_reader(source)
-    codes = _initializer(graph, name, FP8, value.shape, lambda: read()[0])
+    read = _codes_reader(source, kind)
+    shape = value.shape[::-1] if turned else value.shape
+    codes = _initializer(graph, name, kind.dtype, shape, lambda: read()[0].T if turned else read()[0])
     scale = _initializer(graph, f"{name}_scale", ir.DataType.FLOAT, value.shape[:1], lambda: read()[1])
-    nodes = _dequantize([codes, scale], value.dtype, f"{name}_dequantized", form, axis=0)
-    ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
+    # Integer products give float32 in ONNX Runtime, whatever the base type is.
+    base = ir.DataType.FLOAT if turned else value.dtype
+    nodes = _dequantize([codes, scale], base, f"{name}_dequantized", form, axis=1 if turned else 0)
     # Beside it, so that a runtime that keeps the order has no more than one weight multiplied out.
     graph.insert_before(reader, nodes)
+    ir.convenience.replace_all_uses_with(reader.outputs[0] if turned else value, nodes[-1].outputs[0])
+    if turned:
+        graph.remove(reader, safe=True)
 
 
 def quantize_input(model: ir.Model, weights: Sequence[str], scale: float, name: str, form: Form) -> bool:
@@ -87,36 +94,69 @@ def quantize_input(model: ir.Model, weights: Sequence[str], scale: float, name: 
     Raises:
         ValueError: a weight is not quantized, or is not that of one product; or the products differ in their input.
     """
-    products = [_product(model, weight) for weight in weights]
-    if not products:
-        return False
-    x = products[0].inputs[0]
-    if any(product.inputs[0] is not x for product in products):
-        raise ValueError(f"{name} is to be quantized, but the products of {', '.join(weights)} differ in their input")
+    products, x = products_of_one_input(model, weights, name)
     if x is None or x.dtype is None:
-        raise ValueError(f"{name} is to be quantized, but the graph does not say its type")
+        return False
     quantized = quantize_dequantize(model, uncast(x), x.dtype, scale, name, form, before=products[0])
     for product in products:
         product.replace_input_with(0, quantized)
     return True
 
 
+def products_of_one_input(
+    model: ir.Model, weights: Sequence[str], name: str
+) -> tuple[list[ir.Node], ir.Value | None]:
+    """The products of each of `weights`, and their input; None for no `weights`. Raises as `quantize_input` does."""
+    products = [_product(model, weight) for weight in weights]
+    if not products:
+        return [], None
+    x = products[0].inputs[0]
+    if any(product.inputs[0] is not x for product in products):
+        raise ValueError(f"{name} is to be quantized, but the products of {', '.join(weights)} differ in their input")
+    if x is None or x.dtype is None:
+        raise ValueError(f"{name} is to be quantized, but the graph does not say its type")
+    return products, x
+
+
 def quantize_dequantize(
     model: ir.Model, x: ir.Value, base: ir.DataType, scale: float, name: str, form: Form, before: ir.Node
 ) -> ir.Value:
     """A Q/DQ pair of `x` (float32 or the base type), inserted in front of `before`; the result has the type `base`."""
-    if form == "ort" and x.dtype != ir.DataType.FLOAT:
-        cast = ir.node("Cast", [x], attributes={"to": ir.DataType.FLOAT.value}, name=f"{name}_float32")
-        cast.outputs[0].name, cast.outputs[0].type = f"{name}_float32", ir.TensorType(ir.DataType.FLOAT)
-        cast.outputs[0].shape = x.shape
-        model.graph.insert_before(before, cast)
-        x = cast.outputs[0]
-    s, zero = scalar(model.graph, f"{name}_scale", np.float32(scale)), _zero(model.graph)
-    quantize = ir.node("QuantizeLinear", [x, s, zero], name=f"{name}_quantize")
-    quantize.outputs[0].name, quantize.outputs[0].type = f"{name}_codes", ir.TensorType(FP8)
+    if form == "ort":
+        x = as_float32(model.graph, x, name, before)
+    s = scalar(model.graph, f"{name}_scale", np.float32(scale))
+    return pair(model.graph, x, s, s, base, name, form, before, FP8)
+
+
+def as_float32(graph: ir.Graph, x: ir.Value, name: str, before: ir.Node) -> ir.Value:
+    """`x`, cast to float32 in front of `before` if it is of another type."""
+    if x.dtype == ir.DataType.FLOAT:
+        return x
+    cast = ir.node("Cast", [x], attributes={"to": ir.DataType.FLOAT.value}, name=f"{name}_float32")
+    cast.outputs[0].name, cast.outputs[0].type = f"{name}_float32", ir.TensorType(ir.DataType.FLOAT)
+    cast.outputs[0].shape = x.shape
+    graph.insert_before(before, cast)
+    return cast.outputs[0]
+
+
+def pair(
+    graph: ir.Graph,
+    x: ir.Value,
+    scale: ir.Value,
+    back: ir.Value,
+    base: ir.DataType,
+    name: str,
+    form: Form,
+    before: ir.Node,
+    codes: Codes,
+) -> ir.Value:
+    """QuantizeLinear of `x` by `scale` and DequantizeLinear by `back`, in front of `before`; the result is `base`."""
+    zero = _zero(graph, codes, form)
+    quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
+    quantize.outputs[0].name, quantize.outputs[0].type = f"{name}_codes", ir.TensorType(_dtype(zero))
     quantize.outputs[0].shape = x.shape
-    dequantize = _dequantize([quantize.outputs[0], s, zero], base, f"{name}_dequantized", form)
-    model.graph.insert_before(before, [quantize, *dequantize])
+    dequantize = _dequantize([quantize.outputs[0], back, zero], base, f"{name}_dequantized", form)
+    graph.insert_before(before, [quantize, *dequantize])
     return dequantize[-1].outputs[0]
 
 
@@ -168,16 +208,16 @@ def _dequantize(
     return nodes
 
 
-def _codes_reader(source: Weight) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+def _codes_reader(source: Weight, codes: Codes) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
     """Reads codes and scales; what is quantized here is made once and kept until both are written."""
-    if source.coded:
+    if codes is FP8 and source.coded:
         return source.quantized
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def read() -> tuple[torch.Tensor, torch.Tensor]:
         if kept:
             return kept.pop()
-        kept.append(source.quantized())
+        kept.append(codes.rows(source))
         return kept[0]
 
     return read
@@ -198,8 +238,12 @@ def _initializer(
     return value
 
 
-def _zero(graph: ir.Graph) -> ir.Value:
-    """The zero point, whose type is what makes QuantizeLinear write e4m3; one for the whole graph."""
-    if "fp8_zero" in graph.initializers:
-        return graph.initializers["fp8_zero"]
-    return scalar(graph, "fp8_zero", np.zeros((), ml_dtypes.float8_e4m3fn)[()])
+def _zero(graph: ir.Graph, codes: Codes, form: Form) -> ir.Value:
+    """The zero point, whose type is what QuantizeLinear writes; one for the whole graph."""
+    name = f"{codes.name}_zero"
+    return graph.initializers.get(name) or scalar(graph, name, codes.zero(form)[()])
+
+
+def _dtype(value: ir.Value) -> ir.DataType:
+    assert value.dtype is not None
+    return value.dtype
