@@ -9,10 +9,10 @@ from pathlib import Path
 from calibration.checkpoint_options import add_checkpoint_options
 from calibration.lora_options import add_lora_options
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
-from calibration.ranges import ALGORITHMS, check_algorithm, write_ranges
-from calibration.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
 from calibration.reference import DEVICES, check_device, prompt_encoder
-from calibration.state import state_file
+from calibration.static.ranges import ALGORITHMS, check_algorithm, write_ranges
+from calibration.static.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
+from calibration.static.state import state_file
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from calibration.points import POINTS, hooked, names_of, point_of
-from model.checkpoint.fp8 import E4M3_MAX
+from model.checkpoint.row_codes import E4M3_MAX
 
 
 @contextlib.contextmanager

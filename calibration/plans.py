@@ -17,7 +17,7 @@ def make_plans(
     height: int | None,
     seed: int,
 ) -> list[Plan]:
-    """One plan for each prompt; the arguments are those of `calibration.record.calibrate`.
+    """One plan for each prompt; the arguments are those of `calibration.static.record.calibrate`.
 
     A number of steps means guidance 7, or none for a distilled checkpoint, which has no unconditional transformer.
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from calibration.ranges import Ranges, check_ranges, read_ranges
-from export.demo_model import DEMO_CHECKPOINT, calibrate_demo
+from calibration.static.ranges import Ranges, check_ranges, read_ranges
+from export.demo_model import calibrate_demo, is_demo
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.hub import hub_id
 
@@ -19,11 +19,12 @@ def activation_ranges(checkpoint: Checkpoint, file: Path | None, quiet: bool) ->
         ranges = read_ranges(file)
         check_ranges(ranges, checkpoint)
         return ranges
-    if checkpoint.directory.resolve() != DEMO_CHECKPOINT.resolve():
+    if not is_demo(checkpoint):
         name = hub_id(checkpoint.directory) or checkpoint.directory
         loras = " with the same --lora" if checkpoint.loras else ""
         raise ValueError(
-            f"float8 activations need ranges: run python -m calibration --checkpoint {name} --output ranges.json{loras}"
-            " and give --calibration ranges.json, or build with --precision fp8-weight-only, which needs none"
+            f"--activations static needs ranges: run python -m calibration --measure ranges --checkpoint {name} "
+            f"--output ranges.json{loras} and give --calibration ranges.json, or leave --activations out: a scale for "
+            "each token needs no calibration"
         )
     return calibrate_demo(checkpoint, quiet)

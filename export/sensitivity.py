@@ -16,13 +16,13 @@ from typing import Any
 from calibration.checkpoint_options import add_checkpoint_options
 from calibration.fake_quant import fake_quantized
 from calibration.lora_options import add_lora_options
-from calibration.points import POINTS, names_of, point_of
+from calibration.points import POINTS, PRODUCTS, names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
-from calibration.ranges import Ranges
 from calibration.reference import prompt_encoder
+from calibration.static.ranges import Ranges
 from export.activation_ranges import activation_ranges
 from export.demo_model import DEMO_CHECKPOINT
-from export.graph.recipe import OPERANDS, PRODUCTS
+from export.graph.recipe import OPERANDS
 from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory

@@ -22,14 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from calibration.origin import Model, Prompts
 from calibration.points import tensor_names
-from calibration.ranges import Model, Prompts, Ranges, TensorRange, write_ranges
+from calibration.static.ranges import Ranges, TensorRange, write_ranges
 from export.atomic_directory import check_directory, rename, unfinished
 from export.demo_model import DEMO_CHECKPOINT
 from model.autoencoder import AutoencoderConfig, DecoderStage, EncoderStage
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.fingerprint import fingerprint
-from model.checkpoint.fp8 import E4M3_MAX
+from model.checkpoint.row_codes import E4M3_MAX
 from model.text_encoder import TextEncoderConfig, TextStage, text_encoder_json
 from model.transformer import Ideogram4Transformer, TransformerConfig
 from runtime.console import guard

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from export.atomic_directory import rename, unfinished
 from export.build.checksums import SUMS
-from model.checkpoint.fp8 import quantize_rows
 from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
+from model.checkpoint.row_codes import quantize_rows
 from model.text_encoder import TextEncoder, text_encoder_json
 from runtime.bundle.integrity import sha256
 from training.autoencoder import Autoencoder

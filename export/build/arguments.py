@@ -8,7 +8,7 @@ from calibration.checkpoint_options import add_checkpoint_options
 from calibration.lora_options import add_lora_options
 from export.build.options import ATTENTIONS, BACKENDS, DEFAULTS, TIMESTEP_DTYPES, WEIGHTS, BuildOptions
 from export.engine.targets import DEFAULT_TARGETS, TARGETS
-from export.graph.precision import BASES, PRECISIONS
+from export.graph.precision import ACTIVATIONS, BASES, PRECISIONS
 from runtime import __version__
 from runtime.sampling.schedule import PRESETS
 
@@ -29,7 +29,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add_checkpoint_options(parser, DEFAULTS["checkpoint"])
     add_lora_options(parser)
     _add_result(parser)
-    _add_float8(parser.add_argument_group("float8"))
+    _add_quantization(parser.add_argument_group("quantization"))
     _add_engines(parser.add_argument_group("engines"))
     _add_behaviour(parser)
     return parser
@@ -46,8 +46,9 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
         parser,
         "precision",
         choices=PRECISIONS,
-        help="fp8: weights and the blocks' activations in float8; fp8-weight-only: weights alone; the others: the type "
-        "of both (default: %(default)s)",
+        help="fp8, int8: weights and activations of the blocks' products in 8 bits (fp8 for cards from RTX 40 on, int8 "
+        "for all cards and for CPUs); fp8-weight-only: weights alone; the others: the type of both (default: "
+        "%(default)s)",
     )
     _add(
         parser,
@@ -87,32 +88,40 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_float8(group: argparse._ArgumentGroup) -> None:
+def _add_quantization(group: argparse._ArgumentGroup) -> None:
     _add(
         group,
         "base",
         choices=BASES,
-        help="type of what is not float8 in the fp8 precisions (default: fp32 for ort, bf16 for engines)",
+        help="type of what is not in 8 bits in the fp8 precisions and int8 (default: fp32 for ort, bf16 for engines)",
     )
     _add(
         group,
         "calibration",
         type=Path,
         metavar="FILE",
-        help="activation ranges for --precision fp8, from python -m calibration; the demo model measures its own",
+        help="from python -m calibration: channel maxima for --precision int8 (default: measured here, which takes as "
+        "long as a few steps), or ranges for --activations static",
+    )
+    _add(
+        group,
+        "activations",
+        choices=ACTIVATIONS,
+        help="token: one scale for each token, found while running, without calibration; static: for fp8, one scale "
+        "for each tensor, from a ranges file (default: token)",
     )
     _add(
         group,
         "attention",
         choices=ATTENTIONS,
-        help="type of the attention, for --precision fp8 (default: base for ort, fp8 for engines)",
+        help="type of the attention, for --precision fp8; fp8 is faster and costs accuracy (default: %(default)s)",
     )
     _add(
         group,
         "keep_base",
         nargs="+",
         metavar="PATTERN",
-        help="activations that stay in the base type with --precision fp8, such as 'dit_cond.layers.0.*'",
+        help="activations that stay in the base type with --precision fp8 or int8, such as 'dit_cond.layers.0.*'",
     )
 
 

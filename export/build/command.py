@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from calibration.ranges import Ranges, write_ranges
-from export.activation_ranges import activation_ranges
 from export.atomic_directory import check_output, publish, unfinished
 from export.build.arguments import build_parser, read_options
 from export.build.checksums import check_recorded
 from export.build.ledger import LEDGER, Ledger
 from export.build.manifest import complete, files_of, remove_others
+from export.build.measurements import Measurements, is_resumable, measurements
 from export.build.options import BuildOptions
 from export.build.preflight import check_needs, together
 from export.build.preview_fit import fit_preview
@@ -27,8 +26,6 @@ from runtime.bundle.manifest import Manifest
 from runtime.console import guard
 
 PROGRAM = "export.build"
-RANGES = "ranges.json"
-"""File beside the graphs: the activation ranges of a float8 bundle."""
 
 
 def build(options: BuildOptions) -> Manifest:
@@ -39,7 +36,8 @@ def build(options: BuildOptions) -> Manifest:
         ValueError: options do not go with the model.
         CheckpointError: the checkpoint cannot be read.
         LoraError: an adapter cannot be read or is of another model.
-        RangesError: the calibration file is damaged or belongs to another model.
+        ChannelsError: the calibration file is damaged or belongs to another model.
+        RangesError: the same, of static ranges.
         RuntimeError: a backend's package is not installed, or its builder refuses a graph.
         MemoryError: there is too little memory.
         OSError: the checkpoint cannot be found or downloaded, or the disk is too small or cannot be written. Only
@@ -53,17 +51,18 @@ def build(options: BuildOptions) -> Manifest:
     _preflight(variants, checkpoint, output, quiet)
     earlier = Ledger(output) if options.fresh else Ledger.read(output)
     # The directory is made first: one that cannot be written is found before the work starts.
-    with unfinished(output, keep=lambda folder: not options.fresh and bool(Ledger.read(folder).finished)) as folder:
+    with unfinished(output, keep=lambda folder: not options.fresh and _is_resumable(folder)) as folder:
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
-        ranges = _ranges(options, checkpoint, variants[0])
-        jobs = [job for variant in variants for job in variant.jobs(checkpoint, ranges)]
+        before = Path() if options.fresh else output
+        known = measurements(checkpoint, variants[0].types, options.calibration, folder, before, quiet)
+        jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, folder, earlier, quiet)
-        others = _write_others(folder, checkpoint, ranges)
+        others = _write_others(folder, checkpoint, known)
         others += write_report(folder, described.name, checkpoint, variants, finished)
         files = files_of(folder, finished, others)
         described = replace(described, preview=fit_preview(checkpoint))
-        manifest = complete(described, options, variants, ranges, finished, files)
+        manifest = complete(described, options, variants, known, finished, files)
         remove_others(folder, manifest)
         publish(folder, manifest, output)
     if not quiet:
@@ -84,19 +83,14 @@ def _preflight(variants: Sequence[Variant], checkpoint: Checkpoint, output: Path
     check_needs(needs, output)
 
 
-def _ranges(options: BuildOptions, checkpoint: Checkpoint, variant: Variant) -> Ranges | None:
-    if not variant.types.activations_fp8:
-        return None
-    return activation_ranges(checkpoint, options.calibration, options.quiet)
+def _is_resumable(folder: Path) -> bool:
+    return bool(Ledger.read(folder).finished) or is_resumable(folder)
 
 
-def _write_others(folder: Path, checkpoint: Checkpoint, ranges: Ranges | None) -> list[str]:
+def _write_others(folder: Path, checkpoint: Checkpoint, known: Measurements) -> list[str]:
     """Write what belongs to no stage; returns the names of all such files, the ledger's among them."""
     shutil.copyfile(tokenizer_file(checkpoint), folder / TOKENIZER)
-    if ranges is None:
-        return [TOKENIZER, LEDGER]
-    write_ranges(ranges, folder / RANGES)
-    return [TOKENIZER, LEDGER, RANGES]
+    return [TOKENIZER, LEDGER, *known.write(folder)]
 
 
 def _say_what_was_written(manifest: Manifest, output: Path) -> None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from calibration.ranges import Ranges
 from export.atomic_directory import file_spec
 from export.build.jobs import Job
 from export.build.ledger import Finished
+from export.build.measurements import Measurements
 from export.build.options import BuildOptions
 from export.build.variant import Variant
+from export.graph.smoothing import ALPHA
 from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
 
@@ -22,7 +23,7 @@ def complete(
     described: Manifest,
     options: BuildOptions,
     variants: Sequence[Variant],
-    ranges: Ranges | None,
+    known: Measurements,
     finished: Mapping[Job, Finished],
     files: dict[str, FileSpec],
 ) -> Manifest:
@@ -30,7 +31,7 @@ def complete(
     return replace(
         described,
         precision=options.precision,
-        quantization=_quantization(variants[0], ranges),
+        quantization=_quantization(variants[0], known),
         timestep_dtype=options.timestep_dtype or variants[0].types.timestep,
         graphs=_graphs(finished),
         engines=_engines(variants, finished),
@@ -70,7 +71,9 @@ def _engines(variants: Sequence[Variant], finished: Mapping[Job, Finished]) -> d
     return sets
 
 
-def _quantization(variant: Variant, ranges: Ranges | None) -> QuantizationSpec | None:
+def _quantization(variant: Variant, known: Measurements) -> QuantizationSpec | None:
     if not variant.types.codes:
         return None
-    return QuantizationSpec(ranges.algorithm if ranges else "none", variant.attention, variant.recipe.keep_base)
+    kind = known.ranges.algorithm if known.ranges else {"token": "token"}.get(variant.types.activations, "none")
+    smoothing = ALPHA if known.channels else None
+    return QuantizationSpec(kind, variant.attention, variant.recipe.keep_base, smoothing)  # type: ignore[arg-type]

@@ -8,13 +8,13 @@ from typing import Any
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.sizes import MAX_BATCH
 from export.engine.targets import DEFAULT_TARGETS, check_targets
-from export.graph.precision import BASES, PRECISIONS, Precision, precision_of
+from export.graph.precision import ACTIVATIONS, BASES, PRECISIONS, QUANTIZED, Precision, precision_of
 from model.checkpoint.lora import TARGETS as LORA_TARGETS
 from runtime.constants import DEFAULT_BUNDLE
 from runtime.sampling.schedule import PRESETS, check_number
 
 BACKENDS = ("ort", "rtx", "tensorrt")
-ATTENTIONS = ("fp8", "base")
+ATTENTIONS = ("base", "fp8")
 WEIGHTS = ("copy", "link")
 TIMESTEP_DTYPES = ("float32", "bfloat16")
 
@@ -43,13 +43,16 @@ class BuildOptions:
     backend: tuple[str, ...] = ("ort",)
     """What will run the bundle: some of `BACKENDS`, each counted once."""
     base: str | None = None
-    """Type of what is not float8 in the fp8 precisions, one of `BASES`; None for each backend's default."""
+    """Type of what is not quantized in the fp8 precisions and int8, one of `BASES`; None for each backend's default."""
+    activations: str | None = None
+    """How the precisions fp8 and int8 scale activations, one of `ACTIVATIONS`; None for a scale for each token."""
     calibration: Path | None = None
-    """File of activation ranges for the precision fp8; None to measure them here, for the demo model only."""
-    attention: str | None = None
-    """Type of the attention for the precision fp8, one of `ATTENTIONS`; None for each backend's default."""
+    """File of channel maxima for the precision int8, None to measure them here; or of static activation ranges, None
+    to measure those here, for the demo model only."""
+    attention: str = "base"
+    """Type of the attention for the precision fp8, one of `ATTENTIONS`."""
     keep_base: tuple[str, ...] = ()
-    """Shell patterns of activations that stay in the base type with the precision fp8."""
+    """Shell patterns of activations that stay in the base type with the precisions fp8 and int8."""
     target: tuple[str, ...] = DEFAULT_TARGETS
     """GPUs that rtx plans run on, some of `export.engine.targets.TARGETS`."""
     min_size: int | None = None
@@ -92,10 +95,7 @@ class BuildOptions:
             check_number("--default-guidance", self.default_guidance)
         if self.lora_target != "cond" and not self.lora:
             raise ValueError(f"--lora-target {self.lora_target} goes with --lora")
-        given = {"--calibration": self.calibration, "--attention fp8": self.attention == "fp8"}
-        for option, value in (given | {"--keep-base": self.keep_base}).items():
-            if value and self.precision != "fp8":
-                raise ValueError(f"{option} goes with --precision fp8, and --precision is {self.precision}")
+        self._check_quantization()
         if self.weights == "link" and "ort" not in self.backend:
             raise ValueError("--weights link goes with --backend ort: a TensorRT plan holds its weights itself")
         for backend in self.backends:
@@ -103,11 +103,24 @@ class BuildOptions:
             if backend == "rtx":
                 check_targets(self.target, types)
 
+    def _check_quantization(self) -> None:
+        if self.attention == "fp8" and self.precision != "fp8":
+            raise ValueError(f"--attention fp8 goes with --precision fp8, and --precision is {self.precision}")
+        for option, value in {"--calibration": self.calibration, "--keep-base": self.keep_base}.items():
+            if value and self.precision not in QUANTIZED:
+                raise ValueError(f"{option} goes with --precision fp8 or int8, and --precision is {self.precision}")
+        if self.calibration and self.precision == "fp8" and self.activations != "static":
+            raise ValueError(
+                "--calibration goes with --activations static or --precision int8; float8 finds a scale for each token "
+                "while it runs, and needs no file"
+            )
+
     def _check_choices(self) -> None:
         choices: dict[str, Sequence[str | None]] = {
             "precision": PRECISIONS,
             "base": (None, *BASES),
-            "attention": (None, *ATTENTIONS),
+            "attention": ATTENTIONS,
+            "activations": (None, *ACTIVATIONS),
             "weights": WEIGHTS,
             "timestep_dtype": (None, *TIMESTEP_DTYPES),
             "lora_target": LORA_TARGETS,
@@ -127,7 +140,7 @@ class BuildOptions:
 
     def types(self, backend: str) -> Precision:
         """What a backend's graphs compute in."""
-        return precision_of(self.precision, self.base, backend)
+        return precision_of(self.precision, self.base, backend, self.activations)
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(BuildOptions)}

@@ -12,7 +12,7 @@ from export.build.ledger import Finished
 from export.build.variant import Variant
 from export.engine.engines_page import engines_page
 from export.engine.files import PAGE, REPORT, engines_from_json
-from export.graph.fp8_share import share
+from export.graph.coded_share import share
 from export.graph.precision import torch_dtype
 from model.checkpoint.directory import Checkpoint
 
@@ -24,7 +24,7 @@ def write_report(
 
     A bundle in a plain type for ONNX Runtime alone has neither.
     """
-    report = _float8(checkpoint, variants[0]) | _engines(finished)
+    report = _coded(checkpoint, variants[0]) | _engines(finished)
     if not report:
         return []
     text = json.dumps(report, indent=1) + "\n"
@@ -35,13 +35,13 @@ def write_report(
     return [REPORT, PAGE]
 
 
-def _float8(checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
-    """How much of each stage, and of all, is float8."""
+def _coded(checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
+    """How much of each stage, and of all, is in 8 bits."""
     if not variant.types.codes:
         return {}
     size = torch_dtype(variant.types.compute).itemsize
     stages = [stage for stage in checkpoint.sources if not stage.startswith("vae_")]
-    shares = {stage: share(checkpoint, stage, variant.recipe, size) for stage in stages}
+    shares = {stage: share(checkpoint, stage, variant.recipe, size, variant.types.codes) for stage in stages}
     return {stage: part.to_dict() for stage, part in (shares | {"all": reduce(add, shares.values())}).items()}
 
 

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calibration.ranges import Ranges
+from calibration.points import layers_of
 from export.build.jobs import Job, jobs_of
+from export.build.measurements import Measurements
 from export.build.options import BuildOptions
 from export.build.preflight import Needs, needs_of, scratch_bytes, weight_bytes
 from export.engine.plan import EngineOptions
 from export.engine.sizes import limits_of, size_ranges
 from export.engine.targets import check_targets
+from export.graph.passes.codes import Form
 from export.graph.precision import Precision
-from export.graph.recipe import Recipe, unmatched
+from export.graph.recipe import Recipe, recipe_of, unmatched
 from export.graph.records import graphs_of, stage_of
+from export.graph.smoothing import Smoothing
 from export.graph.stage import StageOptions
 from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
@@ -36,14 +39,17 @@ class Variant:
         """Type of the attention, as the manifest names it."""
         return "fp8" if self.recipe.attention else "base"
 
-    def jobs(self, checkpoint: Checkpoint, ranges: Ranges | None) -> list[Job]:
+    def jobs(self, checkpoint: Checkpoint, known: Measurements) -> list[Job]:
         """The work, in the order in which it is best done."""
         table: dict[str, float] = {}
-        if ranges is not None:
-            layers = checkpoint.transformer.num_layers
-            points = (p for stage in checkpoint.sources for p in self.recipe.points(stage, layers))
-            table = {point: ranges.range_of(point) for point in points}
-        options = StageOptions(self.types, self.recipe, table, "trt" if self.engine else "ort", self.linked)
+        if known.ranges is not None:
+            points = (
+                p for stage in checkpoint.sources for p in self.recipe.points(stage, layers_of(checkpoint, stage))
+            )
+            table = {point: known.ranges.range_of(point) for point in points}
+        smoothing = None if known.channels is None else Smoothing(known.channels.maxima, known.channels.digest())
+        form: Form = "trt" if self.engine else "ort"
+        options = StageOptions(self.types, self.recipe, table, form, self.linked, smoothing)
         return jobs_of(list(checkpoint.sources), options, self.engine)
 
     def needs(self, checkpoint: Checkpoint) -> Needs:
@@ -62,7 +68,7 @@ def variants_of(options: BuildOptions, checkpoint: Checkpoint, described: Manife
         ValueError: a size is not one of the model's, or a pattern of ``--keep-base`` matches no activation.
         RuntimeError: a backend's package is not installed, or there is no GPU to build for.
     """
-    if wrong := unmatched(options.keep_base, checkpoint.sources, checkpoint.transformer.num_layers):
+    if wrong := unmatched(options.keep_base, checkpoint.sources, checkpoint):
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
     limits = limits_of(
         described.sizes,
@@ -82,9 +88,7 @@ def _variant(options: BuildOptions, backend: str, sizes: dict[str, SizeRange]) -
         targets: Sequence[str] = check_targets(options.target, types) if backend == "rtx" else (_gpu(),)
         engine = EngineOptions(backend, tuple(targets), sizes, options.weight_streaming)  # type: ignore[arg-type]
         _ = engine.version  # a package that is missing is named before the work starts
-    attention = options.attention or ("fp8" if engine else "base")
-    in_fp8 = types.activations_fp8 and attention == "fp8"
-    recipe = Recipe(types.activations_fp8, in_fp8, options.keep_base)
+    recipe = recipe_of(types, options.attention, options.keep_base)
     return Variant(backend, types, recipe, engine, linked=options.weights == "link" or engine is not None)
 
 

@@ -32,7 +32,7 @@ def _operations(reports: Reports) -> str:
     rows = []
     for heading, stage, report in _engines(reports):
         uses = (report.products, report.row_products, report.attentions, report.unfused)
-        total, fp8 = sum(use.operations for use in uses), sum(use.operations_fp8 for use in uses)
+        total, fp8 = sum(use.operations for use in uses), sum(use.operations_coded for use in uses)
         share = fp8 / total if total else 0.0
         rows.append([*heading, stage, f"{share:.1%}" if total else NONE, _bar(share)])
     colors = ", ".join(

@@ -19,11 +19,13 @@ GATE_AND_UP = (
 OTHERS = ("attention.o", "self_attn.o_proj", "feed_forward.w2", "mlp.down_proj")
 """Products of a block, as the weights' modules are called in the transformers and in the text encoder."""
 FLOATS = ("BFloat16", "Half", "Float")
-_SHORT = {"FP8": "fp8", "BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+CODES = ("fp8", "int8")
+"""Short names of the types of quantized operands."""
+_SHORT = {"FP8": "fp8", "Int8": "int8", "BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
 _NAMES = "|".join(map(re.escape, (*QKV, *GATE_AND_UP, *OTHERS)))
 # What quantizes a product's input may be part of the kernel before it, what scales or splits its result of the next.
 _AROUND = r"_quantize|_scaled|_float32|_parts"
-_PRODUCT = re.compile(rf"(?:^|\.)layers\.(\d+)\.({_NAMES})(?=[._]|$)(?!.*(?:{_AROUND})$)")
+_PRODUCT = re.compile(rf"(?:^|\.)layers\.(\d+)\.({_NAMES})(?=[._]|$)(?!.*(?:_token_|(?:{_AROUND})$))")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ def block_products(kernel: Kernel, copies: Sequence[Kernel]) -> set[BlockProduct
 
 
 def weight_copies(running: Iterable[Kernel]) -> list[Kernel]:
-    """Kernels that write a float8 weight in more bits; one that only rearranges such a copy is one too."""
+    """Kernels that write a quantized weight in more bits; one that only rearranges such a copy is one too."""
     copies: list[Kernel] = []
     written: set[str] = set()
     for kernel in running:
         fixed = all(tensor.name in written for tensor in kernel.inputs)
-        coded = any(constant.dtype == "FP8" for constant in kernel.constants)
+        coded = any(_SHORT.get(constant.dtype) in CODES for constant in kernel.constants)
         outputs = [tensor.name for tensor in kernel.outputs if tensor.dtype in FLOATS]
         if fixed and outputs and (coded or kernel.inputs):
             copies.append(kernel)

@@ -16,7 +16,7 @@ from export.engine.kernels import parse_kernels
 from export.engine.report import Build, Wanted, audit, report
 from export.engine.sizes import shapes, used
 from export.graph import weights
-from export.graph.recipe import PRODUCTS
+from export.graph.passes.join_products import JOINED
 from export.graph.records import graph_record
 from export.graph.stage import StageOptions, stage_graph
 from export.graph.stitched import stitched_tensors
@@ -27,8 +27,10 @@ from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange
 from runtime.progress import Progress
 from runtime.tensorrt.package import load_package
 
-_POINT = re.compile(rf"(\w+)\.(layers\.\d+\.({'|'.join(map(re.escape, PRODUCTS))}))_scale")
-"""Name of the scale of a quantized activation."""
+_POINT = re.compile(r"(\w+)\.(layers\.\d+\.)(.+)_quantize")
+"""Name of the node that quantizes an activation: stage, block, and point."""
+_PRODUCTS = {parts[0]: whole for whole, parts in JOINED.items()}
+"""The products that read a point, by its name, where they were joined."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,10 @@ def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:
     ]
     in_fp8 = [str(node.name) for node in model.graph if node.op_type == "TRT_QuantizedAttention"]
     products = []
-    for name in model.graph.initializers:
-        if (found := _POINT.fullmatch(name)) and found[1] == stage:
-            products.append(found[2].replace("feed_forward.w1", "feed_forward.w13"))
-    return Wanted(tuple(attentions), tuple(in_fp8), tuple(products))
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear" and (found := _POINT.fullmatch(str(node.name))) and found[1] == stage:
+            products.append(found[2] + _PRODUCTS.get(found[3], found[3]))
+    return Wanted(tuple(attentions), tuple(in_fp8), tuple(products), options.precision.codes or "fp8")
 
 
 def _shown(bar: Progress, stage: str) -> Callable[[str, int, int], None]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from export.engine.kernel_roles import (
+    CODES,
     FLOATS,
     GATE_AND_UP,
     QKV,
@@ -62,8 +63,8 @@ class Use:
     """How many kernels have operands of each type."""
     operations: int
     """Floating-point operations of one call."""
-    operations_fp8: int
-    """Those whose operands are both float8."""
+    operations_coded: int
+    """Those whose operands are both float8, or both int8."""
 
     @property
     def kernels(self) -> int:
@@ -102,12 +103,12 @@ class EngineReport:
     """Bytes that the copies write in one call."""
 
     @property
-    def fp8_share(self) -> float:
-        """Part of the operations of products, without attention, that runs in float8."""
+    def coded_share(self) -> float:
+        """Part of the operations of products, without attention, that runs in 8 bits."""
         return _share(self.products, self.row_products)
 
     @property
-    def attention_fp8_share(self) -> float:
+    def coded_attention_share(self) -> float:
         """The same for attention, fused or not."""
         return _share(self.attentions, self.unfused)
 
@@ -120,8 +121,10 @@ class Wanted:
     """Names of attention nodes that must be one kernel."""
     fused_fp8: tuple[str, ...] = ()
     """Those of them whose queries, keys and values must be float8."""
-    fp8: tuple[str, ...] = ()
-    """Products whose operands must both be float8, such as layers.0.attention.qkv."""
+    products: tuple[str, ...] = ()
+    """Products whose operands must both be codes, such as layers.0.attention.qkv."""
+    codes: str = "fp8"
+    """Type of the codes, ``fp8`` or ``int8``."""
 
 
 def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
@@ -164,10 +167,11 @@ def audit(kernels: Sequence[Kernel], wanted: Wanted) -> list[str]:
         if kernel.is_product or kernel.is_row_product:
             for product in block_products(kernel, copies):
                 found.setdefault(str(product), []).append(kernel)
-    for name in wanted.fp8:
+    for name in wanted.products:
         types = {type_name(operands(kernel)) for kernel in found.get(name, ())}
-        if types != {"fp8"}:
-            problems.append(f"the product {name} runs in {' and '.join(sorted(types)) or 'no kernel'}, wanted fp8")
+        if types != {wanted.codes}:
+            seen = " and ".join(sorted(types)) or "no kernel"
+            problems.append(f"the product {name} runs in {seen}, wanted {wanted.codes}")
     return problems
 
 
@@ -229,10 +233,10 @@ def _count(uses: dict[Kernel, tuple[str, int]]) -> Use:
     return Use(
         types=dict(Counter(kind for kind, _ in uses.values()).most_common()),
         operations=sum(operations for _, operations in uses.values()),
-        operations_fp8=sum(operations for kind, operations in uses.values() if kind == "fp8"),
+        operations_coded=sum(operations for kind, operations in uses.values() if kind in CODES),
     )
 
 
 def _share(*uses: Use) -> float:
     total = sum(use.operations for use in uses)
-    return sum(use.operations_fp8 for use in uses) / total if total else 0.0
+    return sum(use.operations_coded for use in uses) / total if total else 0.0

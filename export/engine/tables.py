@@ -51,7 +51,7 @@ def _product_cells(report: EngineReport) -> list[str]:
     return [
         counted(report.products.types),
         counted(report.row_products.types),
-        *_operation_cells(report.fp8_share, report.products, report.row_products),
+        *_operation_cells(report.coded_share, report.products, report.row_products),
         str(report.qkv_products or NONE),
         str(report.gate_products or NONE),
         f"{report.copies}, {report.copy_bytes / 1e6:,.1f} MB" if report.copies else "0",
@@ -62,7 +62,7 @@ def _attention_cells(report: EngineReport) -> list[str]:
     return [
         counted(report.attentions.types),
         str(report.unfused.kernels or NONE),
-        *_operation_cells(report.attention_fp8_share, report.attentions, report.unfused),
+        *_operation_cells(report.coded_attention_share, report.attentions, report.unfused),
     ]
 
 

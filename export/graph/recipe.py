@@ -8,50 +8,19 @@ quantized activations: they are 1 % of the arithmetic, and quantizing them too i
 (vllm-omni #2728: LPIPS 0.74 against 0.07).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from export.graph.precision import CodeName
+from calibration.points import TEXT_ENCODER, layers_of, module_prefix, products_of
+from export.graph.precision import CodeName, Precision
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import Linear
-from model.text_encoder import TAPS
 
-# A point is an activation with one kind of scale; the products that read it, by the names of their weights' modules.
-PRODUCTS = {
-    "attention.qkv": ("attention.qkv",),
-    "attention.o": ("attention.o",),
-    "feed_forward.w1": ("feed_forward.w1", "feed_forward.w3"),
-    "feed_forward.w2": ("feed_forward.w2",),
-}
-TEXT_PRODUCTS = {
-    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "self_attn.o_proj": ("self_attn.o_proj",),
-    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down_proj": ("mlp.down_proj",),
-}
 OPERANDS = ("attention.q", "attention.k", "attention.v")
-TEXT_ENCODER = "text_encoder"
-
-
-def products_of(stage: str) -> Mapping[str, tuple[str, ...]]:
-    """The points of a block of a stage, and their products; empty for the VAE."""
-    if stage.startswith("dit_"):
-        return PRODUCTS
-    return TEXT_PRODUCTS if stage == TEXT_ENCODER else {}
-
-
-def module_prefix(stage: str, layer: int) -> str:
-    """Where the modules of a block are, as ``layers.0.``."""
-    return f"encoder.layers.{layer}." if stage == TEXT_ENCODER else f"layers.{layer}."
-
-
-def layers_of(checkpoint: Checkpoint, stage: str) -> int:
-    """How many blocks a stage has."""
-    return TAPS[-1] + 1 if stage == TEXT_ENCODER else checkpoint.transformer.num_layers
 
 
 @dataclass(frozen=True)
@@ -84,6 +53,11 @@ class Recipe:
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.keep_base)]
 
 
+def recipe_of(types: Precision, attention: str = "base", keep_base: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a precision."""
+    return Recipe(types.activations != "base", attention == "fp8", keep_base, text=types.codes == "int8")
+
+
 def unmatched(patterns: Sequence[str], stages: Iterable[str], checkpoint: Checkpoint) -> list[str]:
     """Patterns that match no point of any stage: most likely misspelt."""
     everything = Recipe(activations=True, attention=True, text=True)
@@ -103,13 +77,13 @@ def quantized_weights(
     blocks = getattr(module, "layers", None) or (module.encoder.layers if stage == TEXT_ENCODER else ())
     if codes == "int8":
         quantized = set(recipe.points(stage, len(blocks)))
-        return [weight for point, weight in _block_weights(stage, len(blocks)) if point in quantized]
-    kept = {weight for point, weight in _block_weights(stage, len(blocks)) if recipe.kept([point])}
+        return [weight for point, weight in block_weights(stage, len(blocks)) if point in quantized]
+    kept = {weight for point, weight in block_weights(stage, len(blocks)) if recipe.kept([point])}
     weights = [f"{name}.weight" for name, part in module.named_modules() if isinstance(part, Linear)]
     return [weight for weight in weights if weight not in kept or sources[weight].coded]
 
 
-def _block_weights(stage: str, layers: int) -> Iterable[tuple[str, str]]:
+def block_weights(stage: str, layers: int) -> Iterable[tuple[str, str]]:
     """Each point of a stage with each weight that is multiplied by it."""
     for layer in range(layers):
         for point, products in products_of(stage).items():

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from export.graph.recipe import TEXT_ENCODER, layers_of, module_prefix
+from calibration.points import TEXT_ENCODER, layers_of, module_prefix
 from model.checkpoint.directory import Checkpoint
-from model.checkpoint.scaled import Scaled
-from model.checkpoint.sources import Sources
+from model.checkpoint.sources import Scaled, Sources
 
 ALPHA = 0.5
 """a: how much of a channel's size the weight takes over. Measured on the demo and on copies of it with outliers; see

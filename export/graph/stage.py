@@ -7,19 +7,21 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from calibration.points import layers_of, module_prefix, products_of
 from export.graph import trace_cache, weights
 from export.graph.passes.attention_kernels import allow_decomposition
+from export.graph.passes.codes import FP8, INT8, Form
 from export.graph.passes.fp8_attention import quantize_attention
 from export.graph.passes.join_products import join_products
-from export.graph.passes.codes import FP8, INT8, Form
 from export.graph.passes.qdq import activation_scale, quantize_input, quantize_weights
 from export.graph.passes.reversed_keys import reverse_shared_keys
 from export.graph.passes.row_scales import scale_after_products
 from export.graph.passes.single_rows import sum_single_rows
 from export.graph.passes.token_scales import quantize_tokens
 from export.graph.precision import Precision, torch_dtype
-from export.graph.recipe import OPERANDS, Recipe, layers_of, module_prefix, products_of, quantized_weights
+from export.graph.recipe import OPERANDS, Recipe, quantized_weights
 from export.graph.records import configuration, graph_module, graph_record, is_tile, stage_of
+from export.graph.smoothing import Smoothing, smoothed
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
@@ -42,6 +44,8 @@ class StageOptions:
     """Which engine's form of the graph; see `export.graph.passes` and `export.graph.passes.qdq`."""
     linked: bool = False
     """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
+    smoothing: Smoothing | None = None
+    """Even out the channels of quantized activations first."""
 
 
 def export_stage(
@@ -77,13 +81,16 @@ def export_stage(
     compute = options.precision.stage(stage)
     relative = onnx.relative_to(folder).as_posix()
     expanded = weights.expanded_bytes(model, torch_dtype(compute).itemsize)
-    return GraphSpec(relative, compute, record.inputs, (record.output,), expanded), linked
+    codes = "none" if stage.startswith("vae_") else options.precision.codes or "none"
+    return GraphSpec(relative, compute, record.inputs, (record.output,), expanded, codes), linked
 
 
 def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir.Model:
     """The graph of a stage in the options' form; every initializer knows where its value comes from."""
     model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
     sources = dict(checkpoint.sources[stage_of(stage)])
+    if options.smoothing is not None and options.recipe.points(stage, layers_of(checkpoint, stage)):
+        sources = smoothed(sources, checkpoint, stage, options.smoothing)
     joined = join_products(model, sources) if options.form == "trt" else {}
     if options.precision.codes and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)
@@ -161,9 +168,7 @@ def quantize(
             _quantize_attention(model, checkpoint, stage, layer, options)
 
 
-def _quantize_attention(
-    model: ir.Model, checkpoint: Checkpoint, stage: str, layer: int, options: StageOptions
-) -> None:
+def _quantize_attention(model: ir.Model, checkpoint: Checkpoint, stage: str, layer: int, options: StageOptions) -> None:
     prefix = f"{stage}.layers.{layer}."
     # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
     factor = checkpoint.transformer.attention_head_dim**0.25

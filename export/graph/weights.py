@@ -129,8 +129,10 @@ def weight_bytes(model: ir.Model) -> int:
 
 
 def expanded_bytes(model: ir.Model, itemsize: int) -> int:
-    """Bytes of all tensors with float8 ones in a type of `itemsize` bytes; 0 without float8."""
+    """Bytes of all tensors with float8 ones in a type of `itemsize` bytes; 0 without float8 or int8."""
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    if any(tensor.dtype == ir.DataType.INT8 and tensor.size > 1 for tensor in tensors):
+        return sum(tensor.nbytes for tensor in tensors)
     codes = [tensor for tensor in tensors if tensor.dtype == ir.DataType.FLOAT8E4M3FN]
     if sum(tensor.size for tensor in codes) <= 1:  # a zero point alone
         return 0

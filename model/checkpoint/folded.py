@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Weight
 from model.checkpoint.tensor_files import StoredTensor
 from runtime.bundle.manifest import LoraSpec

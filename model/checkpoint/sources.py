@@ -1,8 +1,8 @@
 """Where the weights of a model come from.
 
-A weight is *stored* in the files of a checkpoint, *known* without any file, *joined* from several others, or *folded*
-with low-rank updates (`model.checkpoint.folded`). Each kind is a `Weight`, and the reader of one need not know which.
-Nothing is read or computed before it is asked for.
+A weight is *stored* in the files of a checkpoint, *known* without any file, *joined* from several others, *scaled* by
+rows and columns, or *folded* with low-rank updates (`model.checkpoint.folded`). Each kind is a `Weight`, and the reader
+of one need not know which. Nothing is read or computed before it is asked for.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.tensor_files import CheckpointError, StoredTensor, finite
 
 _NAN_CODE = 0x7F
@@ -198,6 +198,37 @@ class Joined:
     def quantized(self) -> tuple[Tensor, Tensor]:
         codes, scales = zip(*(weight.quantized() for weight in self.weights), strict=True)
         return _concatenated_codes(codes), torch.cat(scales)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A weight (out, in), or a vector of norm weights (out,), times factors, in float32."""
+
+    base: Weight
+    rows: Tensor | None = None
+    """(out,) float32"""
+    columns: Tensor | None = None
+    """(in,) float32"""
+    pieces: ClassVar[tuple[StoredTensor, ...]] = ()
+    scales: ClassVar[tuple[StoredTensor, ...]] = ()
+    coded: ClassVar[bool] = False
+
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        return self.base.stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def read(self) -> Tensor:
+        weight = self.base.read()
+        if self.rows is not None:
+            weight = weight * self.rows.reshape(-1, *[1] * (weight.ndim - 1))
+        return weight if self.columns is None else weight * self.columns
+
+    def quantized(self) -> tuple[Tensor, Tensor]:
+        return quantize_rows(self.read())
 
 
 def _all_pieces(parts: Sequence[Part | Weight]) -> tuple[StoredTensor, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from runtime.backend.free_memory import available_memory
 from runtime.bundle.manifest import GraphSpec
 from runtime.errors import BackendError, ClosedError, RequestError
 from runtime.graph import check_feeds
@@ -53,7 +54,9 @@ def opener(directory: Path, device: str, threads: int | None) -> Callable[[str, 
                 "use --device cuda, or build the bundle with --precision fp32 or fp16"
             )
         try:
-            session = _session(directory / spec.onnx, providers, threads, device == "cpu" and not _fits(spec))
+            session = _session(
+                directory / spec.onnx, spec.codes, providers, threads, device == "cpu" and not _fits(spec)
+            )
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise BackendError(f"ONNX Runtime cannot load graph {name} from {spec.onnx}: {error}") from error
         if (wanted := _name(providers[0])) not in session.get_providers():
@@ -67,13 +70,15 @@ def opener(directory: Path, device: str, threads: int | None) -> Callable[[str, 
 
 
 def _session(
-    file: Path, providers: list[str | tuple[str, dict[str, str]]], threads: int | None, frugal: bool
+    file: Path, codes: str, providers: list[str | tuple[str, dict[str, str]]], threads: int | None, frugal: bool
 ) -> onnxruntime.InferenceSession:
-    """Load a graph. `frugal` leaves float8 weights in their file, from where each call multiplies out one at a time."""
+    """Load a graph. `frugal` leaves quantized weights in their file: each call multiplies float8 ones out one at a
+    time, and packs int8 ones."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    # The default fuses Q/DQ pairs as if they were int8: float8 graphs then fail to load (ONNX Runtime 1.31).
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # The default makes integer products of Q/DQ pairs. It takes float8 for int8 too: such graphs then fail to load
+    # (ONNX Runtime 1.31).
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if codes == "int8" else "1")
     # Each session has its own threads, which spin for a while after a call: those of one transformer would take the
     # cores from the other's, and on two cores make a picture take twice as long (1.28 s against 0.65 s).
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -83,6 +88,9 @@ def _session(
         return onnxruntime.InferenceSession(file, options, providers=providers)
     # The arena would keep what the largest weight took for good.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    if codes == "int8":
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        return onnxruntime.InferenceSession(file, options, providers=providers)
     # The optimizers multiply weights out when they load, or quantize them again behind a transposition at every call;
     # and the default order begins with the weights of many products. In the file each weight stands before its product.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -92,11 +100,7 @@ def _session(
 
 def _fits(spec: GraphSpec) -> bool:
     """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return True
-    available = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+    available = available_memory()
     return available is None or spec.expanded_bytes <= _USABLE * available
 
 

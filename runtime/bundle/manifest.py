@@ -1,6 +1,6 @@
 """The bundle's manifest: what the bundle holds, and what the runtime must know to run it.
 
-Format, version 2. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
+Format, version 3. A bundle is a directory with ``manifest.json`` (UTF-8, one object with exactly the fields of
 `Manifest`, of which those with a default may be missing) and the files that its ``files`` object lists; paths use
 ``/``, are relative, and never leave the directory. Unknown keys, other versions, missing keys and values of another
 type are refused. The manifest is written last, so a directory that has one is complete.
@@ -17,7 +17,7 @@ from runtime.constants import MANIFEST
 from runtime.errors import BundleError, MissingFileError, RequestError
 
 FORMAT = "ideogram4-bundle"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     expanded_bytes: int = 0
-    """Memory that the weights take when float8 ones are multiplied out into the compute type; 0 if there are none."""
+    """Memory that the weights take when float8 ones are multiplied out into the compute type, and int8 ones are packed;
+    0 if there are none."""
+    codes: Literal["none", "fp8", "int8"] = "none"
+    """Type of quantized weights."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,16 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """How the transformers of a float8 bundle are quantized; the weights always are."""
+    """How the blocks of a bundle in float8 or int8 are quantized; the weights always are."""
 
-    activations: Literal["none", "max", "percentile", "mse"]
-    """Algorithm that chose the static ranges of the blocks' activations; none: weights only."""
+    activations: Literal["none", "token", "max", "percentile", "mse"]
+    """token: one scale for each token, found while running; none: weights only; the others: algorithm that chose a
+    static range for each activation."""
     attention: Literal["fp8", "base"]
     keep_base: tuple[str, ...]
     """Patterns of activations that stay in the base type."""
+    smoothing: float | None = None
+    """Share of a channel's size that the weights have taken over; None if channels are as in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ class Manifest:
     """Name of the checkpoint that the bundle was made from."""
     fingerprint: str
     """Tells that checkpoint from another of the same sizes."""
-    precision: Literal["fp32", "fp16", "bf16", "fp8", "fp8-weight-only"]
+    precision: Literal["fp32", "fp16", "bf16", "fp8", "int8", "fp8-weight-only"]
     quantization: QuantizationSpec | None
     """None without float8."""
     timestep_dtype: Literal["float32", "bfloat16"]

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from calibration.fake_quant import fake_quantized, quantize_dequantize
-from calibration.points import names_of, point_of
+from calibration.points import PRODUCTS, names_of, point_of
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
-from calibration.ranges import ALGORITHMS
-from calibration.record import calibrate
 from calibration.reference import prompt_encoder
+from calibration.static.ranges import ALGORITHMS
+from calibration.static.record import calibrate
 from export.demo_model import DEMO_CHECKPOINT
-from export.graph.recipe import OPERANDS, PRODUCTS
+from export.graph.recipe import OPERANDS
 from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, velocity_errors
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.layers import Linear

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from support import peers
 
-from calibration.ranges import Ranges
-from calibration.record import calibrate
+from calibration.static.ranges import Ranges
+from calibration.static.record import calibrate
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.layers import attend, rotate
 

@@ -9,8 +9,8 @@ from support.processes import ROOT
 
 from calibration import record
 from calibration.command import main
-from calibration.ranges import check_ranges, read_ranges
-from calibration.state import state_file
+from calibration.static.ranges import check_ranges, read_ranges
+from calibration.static.state import state_file
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from model.checkpoint.fp8 import E4M3_MAX
-from model.checkpoint.int8 import INT8_MAX, quantize_rows_int8
+from model.checkpoint.row_codes import E4M3_MAX, INT8_MAX, quantize_rows_int8
 from model.checkpoint.sources import Weight
 
 Form = Literal["ort", "trt"]

@@ -5,9 +5,9 @@ Weights. Every quantized ``Linear`` weight W (out, in) becomes
     DequantizeLinear(codes (out, in) e4m3, scale (out,) float32, axis=0, output_dtype=base) -> Transpose -> MatMul
 
 which is W8A16: the codes and scales of a float8 checkpoint go in as they are in the file, bit for bit, and a float
-checkpoint is quantized once by the release's own rule (`model.checkpoint.fp8`). TensorRT keeps the codes in the plan
-and fuses the pattern into an FP8 GEMM, with the row scales in its epilogue; ONNX Runtime multiplies the weights out
-when it loads.
+checkpoint is quantized once by the release's own rule (`model.checkpoint.row_codes`). TensorRT keeps the codes in the
+plan and fuses the pattern into an FP8 GEMM, with the row scales in its epilogue; ONNX Runtime multiplies the weights
+out when it loads.
 
 Activations. The input x of a quantized matrix product becomes
 
@@ -17,8 +17,8 @@ with one static scale s = range / 448 for the tensor, which makes the product W8
 cast to the base type, and the result of DequantizeLinear has the base type: float32 there would double the memory
 of the activations in TensorRT (measured by NVIDIA for FLUX.2: 12.9 GB against 1 GB).
 
-int8 weights are the same with codes of int8 (`model.checkpoint.int8`); their activations have one scale for each token
-(`export.graph.passes.token_scales`), which float8 has by default as well.
+int8 weights are the same with other codes; their activations have one scale for each token, which those of float8 have
+by default as well (`export.graph.passes.token_scales`).
 
 Form. The patterns above are TensorRT's (``trt``). ONNX Runtime 1.31 has no kernel for a DequantizeLinear whose scale
 and result differ in type, so its form (``ort``) dequantizes to float32 and casts to the base type. They are the same
@@ -30,6 +30,7 @@ by pattern, quantize convolutions, choose scales.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -37,7 +38,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from export.graph.passes.codes import FP8, INT8, Codes, Form
 from export.graph.passes.editing import only_reader, scalar, transposes
-from model.checkpoint.fp8 import E4M3_MAX
+from model.checkpoint.row_codes import E4M3_MAX
 from model.checkpoint.sources import Sources, Weight
 
 
@@ -103,9 +104,7 @@ def quantize_input(model: ir.Model, weights: Sequence[str], scale: float, name: 
     return True
 
 
-def products_of_one_input(
-    model: ir.Model, weights: Sequence[str], name: str
-) -> tuple[list[ir.Node], ir.Value | None]:
+def products_of_one_input(model: ir.Model, weights: Sequence[str], name: str) -> tuple[list[ir.Node], ir.Value | None]:
     """The products of each of `weights`, and their input; None for no `weights`. Raises as `quantize_input` does."""
     products = [_product(model, weight) for weight in weights]
     if not products:

@@ -10,8 +10,8 @@ smaller than with a static range. It costs no kernel in TensorRT: the maximum be
 product, the factor behind it part of the next one.
 
 e is 0 but for float16, where the sum of products of codes would not stay within the type; with e on both sides it does
-(`Codes.range_exponent`), even if every code is the largest. `export.graph.passes.row_scales` gives the weights theirs in
-TensorRT's form; in the other one the weights have their row scales, so that the factor behind is only 2^e.
+(`Codes.range_exponent`), even if every code is the largest. `export.graph.passes.row_scales` gives the weights theirs
+in TensorRT's form; in the other one the weights have their row scales, so that the factor behind is only 2^e.
 
 A token of zeros has the factor qmax / 1e-30, so that it stays zero. An infinity or NaN must not vanish in rounding, or
 a wrong picture would be made instead of an error: infinity makes the factor behind the product infinite; NaN stays NaN

@@ -16,8 +16,8 @@ from support.build_command import refused
 from support.bundles import build_bundle
 from support.processes import ROOT, shell_code, start
 
-from calibration.ranges import read_ranges
-from calibration.record import DEFAULT_ALGORITHM
+from calibration.static.ranges import read_ranges
+from calibration.static.record import DEFAULT_ALGORITHM
 from export.build.command import main
 from model.checkpoint.directory import STAGES
 from runtime import Pipeline

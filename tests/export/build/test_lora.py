@@ -10,7 +10,7 @@ from support.bundles import build_bundle
 from support.lora_files import of_layers, peft, random_matrices, write
 
 from calibration.command import main as calibrate
-from calibration.ranges import RangesError, check_ranges, read_ranges
+from calibration.static.ranges import RangesError, check_ranges, read_ranges
 from export.build.command import main
 from export.graph.precision import precision_of
 from export.graph.recipe import Recipe

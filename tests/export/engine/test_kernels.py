@@ -15,13 +15,13 @@ from export.engine.files import engines_from_json, engines_to_dict, kernels_from
 from export.engine.kernel_roles import BlockProduct, block_products
 from export.engine.kernels import Tensor, parse_kernels
 from export.engine.report import Build, Wanted, audit, report
-from export.graph.fp8_share import IMAGE_TOKENS, TEXT_TOKENS, share
+from export.graph.coded_share import IMAGE_TOKENS, TEXT_TOKENS, share
 from export.graph.recipe import Recipe
 from model.checkpoint.directory import open_checkpoint
 
 DATA = Path(__file__).parent / "data"
 ROWS = TEXT_TOKENS + IMAGE_TOKENS
-"""Those that `export.graph.fp8_share` counts for: a picture of 1024 x 1024 pixels and 256 tokens of text."""
+"""Those that `export.graph.coded_share` counts for: a picture of 1024 x 1024 pixels and 256 tokens of text."""
 ATTENTIONS = tuple(f"dit_cond.layers.{block}.attention.fused" for block in range(4))
 PRODUCTS = tuple(
     f"layers.{block}.{name}"
@@ -136,8 +136,10 @@ def test_operations_are_those_of_the_model(tmp_path):
     wanted = share(open_checkpoint(checkpoint), "dit_cond", Recipe(activations=True, attention=True), 2)
     uses = (measured.products, measured.row_products, measured.attentions, measured.unfused)
     assert sum(use.operations for use in uses) == wanted.operations
-    assert sum(use.operations_fp8 for use in uses) == wanted.operations_fp8
-    assert measured.fp8_share == measured.products.operations_fp8 / (wanted.operations - measured.attentions.operations)
+    assert sum(use.operations_coded for use in uses) == wanted.operations_coded
+    assert measured.coded_share == measured.products.operations_coded / (
+        wanted.operations - measured.attentions.operations
+    )
 
 
 def test_engine_as_wanted_has_no_problems():
@@ -172,7 +174,7 @@ def test_product_that_is_not_float8():
     ]
     measured = measure(listed)
     assert measured.products.types == {"fp8": 15, "bf16 x fp8": 3}
-    assert measured.fp8_share < measure(kernels("dit_cond")).fp8_share
+    assert measured.coded_share < measure(kernels("dit_cond")).coded_share
 
 
 def test_attention_that_is_not_fused():

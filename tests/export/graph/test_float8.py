@@ -10,13 +10,13 @@ from support.measure import relative_error
 
 import model.transformer
 from calibration.fake_quant import fake_quantized, quantize_dequantize
-from calibration.points import POINTS, names_of
+from calibration.points import POINTS, PRODUCTS, names_of
 from export.graph.passes.fp8_attention import SOFTMAX_SCALE
 from export.graph.precision import precision_of
-from export.graph.recipe import OPERANDS, PRODUCTS, Recipe
+from export.graph.recipe import OPERANDS, Recipe
 from export.graph.stage import StageOptions, export_stage
 from model.checkpoint.directory import open_checkpoint
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 from runtime.backend.ort import opener
 
 SIZE = (9, (3, 5), 2)

@@ -1,7 +1,7 @@
 """What is quantized at which precision."""
 
-from calibration.points import POINTS
-from export.graph.recipe import OPERANDS, PRODUCTS, unmatched
+from calibration.points import POINTS, PRODUCTS
+from export.graph.recipe import OPERANDS, unmatched
 
 
 def test_misspelt_patterns_are_found():

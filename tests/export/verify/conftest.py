@@ -6,8 +6,8 @@ import pytest
 from support.bundles import build_bundle
 from support.verified import PROMPTS
 
-from calibration.ranges import write_ranges
-from calibration.record import calibrate
+from calibration.static.ranges import write_ranges
+from calibration.static.record import calibrate
 from export.demo_model import DEMO_CHECKPOINT
 from export.verify.command import verify
 from model.checkpoint.directory import open_checkpoint

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from model.checkpoint.directory import open_checkpoint
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 
 
 def test_quantizing_what_was_quantized_gives_the_same_codes(peer):

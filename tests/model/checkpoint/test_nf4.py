@@ -12,8 +12,8 @@ from support.nf4_files import nf4_codes, nf4_tensors, nf4_values
 
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.fingerprint import fingerprint
-from model.checkpoint.fp8 import quantize_rows
 from model.checkpoint.nf4 import gather
+from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.tensor_files import CheckpointError, header
 
 DIT = "transformer/diffusion_pytorch_model.safetensors"

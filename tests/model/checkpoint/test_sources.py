@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoint.folded import Folded, Update
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Joined, Known, Stored
 from model.checkpoint.tensor_files import CheckpointError, header
 from runtime.bundle.manifest import LoraSpec

@@ -9,7 +9,7 @@ import torch
 from support.small_graphs import FLOAT, SmallGraph, operators, picture, run, whole_numbers
 
 from export.graph.passes.qdq import FP8, quantize_input, quantize_weights
-from model.checkpoint.fp8 import quantize_rows
+from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Known
 
 HALF = ir.DataType.FLOAT16

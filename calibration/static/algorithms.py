@@ -6,9 +6,9 @@ magnitudes saturate.
 
 import numpy as np
 
-from calibration.histogram import Histogram, edges
-from calibration.ranges import TensorRange
-from model.checkpoint.fp8 import E4M3_MAX
+from calibration.static.histogram import Histogram, edges
+from calibration.static.ranges import TensorRange
+from model.checkpoint.row_codes import E4M3_MAX
 
 _MANTISSA_BITS, _MIN_EXPONENT = 3, -6
 """Of e4m3; below 2^-6 its numbers stay 2^-9 apart."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from support.processes import ROOT
 
-from calibration.ranges import (
+from calibration.static.ranges import (
     ALGORITHMS,
     Model,
     Prompts,
@@ -220,6 +220,6 @@ def test_an_unwritten_file_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_reading_needs_neither_torch_nor_numpy():
-    code = "import sys, calibration.ranges; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, calibration.static.ranges; print({'torch', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from calibration.algorithms import tensor_range
-from calibration.histogram import Histogram, histogram_of
+from calibration.origin import Model, Prompts
 from calibration.plans import make_plans
-from calibration.points import STAGES, hooked, tensor_names
+from calibration.points import STAGES, hooked, names_of, tensor_names
 from calibration.prompts import prompts_sha256
-from calibration.ranges import Model, Prompts, Ranges, check_algorithm
 from calibration.reference import check_device, torch_pipeline
-from calibration.state import State, StateError, StateFile, first_state
+from calibration.static.algorithms import tensor_range
+from calibration.static.histogram import Histogram, histogram_of
+from calibration.static.ranges import Ranges, check_algorithm
+from calibration.static.state import State, StateError, StateFile, first_state
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
 from model.checkpoint.hub import model_name
@@ -56,7 +57,7 @@ def calibrate(
         steps: number of steps instead of a preset.
         width: pixels; None for the model's default size.
         height: pixels; None for the model's default size.
-        algorithm: one of `calibration.ranges.ALGORITHMS`. The ranges of all are measured; this one is to be used.
+        algorithm: one of `ranges.ALGORITHMS`. The ranges of all are measured; this one is to be used.
         percentile: of the magnitudes, in (0, 100].
         device: ``cpu`` or ``cuda``.
         seed: of the first prompt's noise; prompt i has ``seed + i``.
@@ -157,7 +158,8 @@ def record(pipeline: Pipeline, plan: Plan, text: np.ndarray) -> dict[str, Histog
     with contextlib.ExitStack() as hooks:
         for stage in STAGES:
             if stage in pipeline.graphs:
-                hooks.enter_context(hooked(pipeline.graphs[stage].module, stage, add))
+                module = pipeline.graphs[stage].module
+                hooks.enter_context(hooked(module, stage, add, names_of(stage, len(module.layers))))
         for _ in pipeline.trajectory(plan, text=text):
             pass
     return histograms

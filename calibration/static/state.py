@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.histogram import BINS, Histogram, empty_histogram
+from calibration.static.histogram import BINS, Histogram, empty_histogram
 from runtime.atomic_files import write_whole
 
 _ARRAYS = ("identity", "done", "names", "amax", "counts")

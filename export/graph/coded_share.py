@@ -1,8 +1,10 @@
-"""How much of a quantized model is float8: bytes of its weights, and floating-point operations of its products."""
+"""How much of a quantized model is in 8 bits: bytes of its weights, and floating-point operations of its products."""
 
 from dataclasses import asdict, astuple, dataclass
 
-from export.graph.recipe import OPERANDS, PRODUCTS, Recipe, quantized_weights
+from calibration.points import layers_of
+from export.graph.precision import CodeName
+from export.graph.recipe import OPERANDS, Recipe, block_weights, quantized_weights
 from model.checkpoint.directory import Checkpoint
 
 TEXT_TOKENS, IMAGE_TOKENS = 256, 4096
@@ -11,48 +13,42 @@ TEXT_TOKENS, IMAGE_TOKENS = 256, 4096
 
 @dataclass(frozen=True)
 class Share:
-    """Float8's part of one stage."""
+    """The part of 8-bit numbers in one stage."""
 
     bytes: int
     """Of the weights of matrix products, with the row scales of codes."""
-    bytes_fp8: int
+    bytes_coded: int
     """Of the codes."""
     operations: int
     """Floating-point operations of one call: two for each multiplication and addition."""
-    operations_fp8: int
+    operations_coded: int
     """Those whose operands are both float8."""
 
     def to_dict(self) -> dict[str, float]:
         """Plain values with the two shares."""
         return asdict(self) | {
-            "bytes_share": round(self.bytes_fp8 / self.bytes, 4),
-            "operations_share": round(self.operations_fp8 / self.operations, 4),
+            "bytes_share": round(self.bytes_coded / self.bytes, 4),
+            "operations_share": round(self.operations_coded / self.operations, 4),
         }
 
     def __add__(self, other: "Share") -> "Share":
         return Share(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def share(checkpoint: Checkpoint, stage: str, recipe: Recipe, base_bytes: int) -> Share:
+def share(checkpoint: Checkpoint, stage: str, recipe: Recipe, base_bytes: int, codes: CodeName = "fp8") -> Share:
     """Count a transformer or the text encoder, whose attention is left out of the operations.
 
-    `base_bytes` is the size of a weight that is not float8.
+    `base_bytes` is the size of a weight that is not quantized.
     """
     module, sources = checkpoint.module(stage), checkpoint.sources[stage]
     names = [
         n for n in sources if n.endswith(".weight") and len(sources[n].shape) == 2 and "embed" not in n.split(".")[-2]
     ]
-    coded = set(quantized_weights(module, stage, sources, recipe))
+    coded = set(quantized_weights(module, stage, sources, recipe, codes))
     size = {name: sources[name].shape[0] * sources[name].shape[1] for name in names}
     rows = {"dit_cond": TEXT_TOKENS + IMAGE_TOKENS, "dit_uncond": IMAGE_TOKENS}.get(stage, TEXT_TOKENS)
-    points = recipe.points(stage, checkpoint.transformer.num_layers)
-    both = {
-        f"{point.removeprefix(f'{stage}.').removesuffix(name)}{product}.weight"
-        for point in points
-        for name, products in PRODUCTS.items()
-        if point.endswith(name)
-        for product in products
-    }
+    points = set(recipe.points(stage, layers_of(checkpoint, stage)))
+    both = {weight for point, weight in block_weights(stage, layers_of(checkpoint, stage)) if point in points}
     operations = {name: 2 * weights * (rows if _per_row(name) else 1) for name, weights in size.items()}
     attention = fp8_attention = 0
     if stage.startswith("dit_"):
@@ -61,9 +57,9 @@ def share(checkpoint: Checkpoint, stage: str, recipe: Recipe, base_bytes: int) -
         attention *= checkpoint.transformer.num_layers
     return Share(
         bytes=sum(n + 4 * sources[name].shape[0] if name in coded else n * base_bytes for name, n in size.items()),
-        bytes_fp8=sum(size[name] for name in coded),
+        bytes_coded=sum(size[name] for name in coded),
         operations=sum(operations.values()) + attention,
-        operations_fp8=sum(operations[name] for name in both) + fp8_attention,
+        operations_coded=sum(operations[name] for name in both) + fp8_attention,
     )
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from calibration.algorithms import mse_range, percentile_range, round_e4m3, tensor_range
-from calibration.histogram import empty_histogram, histogram_of
+from calibration.static.algorithms import mse_range, percentile_range, round_e4m3, tensor_range
+from calibration.static.histogram import empty_histogram, histogram_of
 
 
 def torch_e4m3(x):

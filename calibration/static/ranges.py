@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calibration.origin import Model, Prompts
 from calibration.points import tensor_names
 from model.checkpoint.hub import model_name
 from runtime.atomic_files import write_whole
@@ -31,24 +32,6 @@ _LISTED = 3
 
 class RangesError(ValueError):
     """Ranges are damaged, unusable, or of another model."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """The checkpoint that was measured."""
-
-    name: str
-    fingerprint: str
-    """From `model.checkpoint.fingerprint`."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts that were measured with."""
-
-    count: int
-    sha256: str
-    """From `calibration.prompts.prompts_sha256`."""
 
 
 @dataclass(frozen=True)

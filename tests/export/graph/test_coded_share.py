@@ -1,6 +1,6 @@
 """How much of a quantized model is float8."""
 
-from export.graph.fp8_share import share
+from export.graph.coded_share import share
 from export.graph.recipe import Recipe
 from model.checkpoint.directory import open_checkpoint
 
@@ -15,8 +15,8 @@ def test_share(peer):
         attention = 4 * rows**2 * 64
         got = share(checkpoint, stage, Recipe(activations=True, attention=False), base_bytes=4)
         rows_of_weights = (3 * 64 + 64 + 80 + 64 + 80) + (2 * 64 + 24 + 64 + 4 * 64) + (64 + 128)
-        assert got.bytes_fp8 == block + once + per_row and got.bytes == got.bytes_fp8 + 4 * rows_of_weights
+        assert got.bytes_coded == block + once + per_row and got.bytes == got.bytes_coded + 4 * rows_of_weights
         assert got.operations == 2 * rows * (block + per_row) + 2 * once + attention
-        assert got.operations_fp8 == 2 * rows * block
-        assert share(checkpoint, stage, Recipe(True, True), 4).operations_fp8 == 2 * rows * block + attention
-        assert share(checkpoint, stage, Recipe(False, False), 4).operations_fp8 == 0
+        assert got.operations_coded == 2 * rows * block
+        assert share(checkpoint, stage, Recipe(True, True), 4).operations_coded == 2 * rows * block + attention
+        assert share(checkpoint, stage, Recipe(False, False), 4).operations_coded == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from calibration.histogram import BINS, HIGHEST, LOWEST, edges, empty_histogram, histogram_of
+from calibration.static.histogram import BINS, HIGHEST, LOWEST, edges, empty_histogram, histogram_of
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NEAR_EDGES = st.builds(

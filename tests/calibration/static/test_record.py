@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.algorithms import tensor_range
-from calibration.histogram import histogram_of
 from calibration.plans import make_plans
 from calibration.points import SCALED, point_of, tensor_names
-from calibration.record import calibrate, record
 from calibration.reference import manifest_of, torch_pipeline
+from calibration.static.algorithms import tensor_range
+from calibration.static.histogram import histogram_of
+from calibration.static.record import calibrate, record
 from model.checkpoint.fingerprint import fingerprint
 from runtime.errors import NonFiniteError
 from runtime.pipeline import Pipeline
