@@ -114,7 +114,8 @@ def _add_quantization(group: argparse._ArgumentGroup) -> None:
         group,
         "attention",
         choices=ATTENTIONS,
-        help="type of the attention, for --precision fp8; fp8 is faster and costs accuracy (default: %(default)s)",
+        help="base: attention in the base type; fp8: in float8, for --precision fp8, faster and less exact; "
+        "decomposed: for models whose heads TensorRT has no fused kernel for (default: %(default)s)",
     )
     _add(
         group,
@@ -143,6 +144,12 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         "weight_streaming",
         action="store_true",
         help="engines that can keep part of their weights in host memory, for small cards",
+    )
+    _add(
+        group,
+        "strict_audit",
+        action="store_true",
+        help="refuse an engine whose kernels are not what was asked for (default: warn, and name them in the report)",
     )
 
 

@@ -14,7 +14,7 @@ from runtime.constants import DEFAULT_BUNDLE
 from runtime.sampling.schedule import PRESETS, check_number
 
 BACKENDS = ("ort", "rtx", "tensorrt")
-ATTENTIONS = ("base", "fp8")
+ATTENTIONS = ("base", "fp8", "decomposed")
 WEIGHTS = ("copy", "link")
 TIMESTEP_DTYPES = ("float32", "bfloat16")
 
@@ -50,7 +50,10 @@ class BuildOptions:
     """File of channel maxima for the precision int8, None to measure them here; or of static activation ranges, None
     to measure those here, for the demo model only."""
     attention: str = "base"
-    """Type of the attention for the precision fp8, one of `ATTENTIONS`."""
+    """How the attention is computed, one of `ATTENTIONS`: in the base type; in float8, for the precision fp8; or in the
+    base type and, on engines, taken apart where TensorRT has no fused kernel."""
+    strict_audit: bool = False
+    """Refuse an engine whose kernels are not what was asked for, instead of warning."""
     keep_base: tuple[str, ...] = ()
     """Shell patterns of activations that stay in the base type with the precisions fp8 and int8."""
     target: tuple[str, ...] = DEFAULT_TARGETS

@@ -33,6 +33,8 @@ class Variant:
     """None for ONNX Runtime."""
     linked: bool
     """Whether its graphs refer to the checkpoint's own files."""
+    decomposed: bool = False
+    """Whether engines may take attention apart where there is no fused kernel."""
 
     @property
     def attention(self) -> str:
@@ -49,7 +51,9 @@ class Variant:
             table = {point: known.ranges.range_of(point) for point in points}
         smoothing = None if known.channels is None else Smoothing(known.channels.maxima, known.channels.digest())
         form: Form = "trt" if self.engine else "ort"
-        options = StageOptions(self.types, self.recipe, table, form, self.linked, smoothing)
+        options = StageOptions(
+            self.types, self.recipe, table, form, self.linked, decomposed=self.decomposed, smoothing=smoothing
+        )
         return jobs_of(list(checkpoint.sources), options, self.engine)
 
     def needs(self, checkpoint: Checkpoint) -> Needs:
@@ -86,10 +90,11 @@ def _variant(options: BuildOptions, backend: str, sizes: dict[str, SizeRange]) -
     types, engine = options.types(backend), None
     if backend != "ort":
         targets: Sequence[str] = check_targets(options.target, types) if backend == "rtx" else (_gpu(),)
-        engine = EngineOptions(backend, tuple(targets), sizes, options.weight_streaming)  # type: ignore[arg-type]
+        engine = EngineOptions(backend, tuple(targets), sizes, options.weight_streaming, options.strict_audit)  # type: ignore[arg-type]
         _ = engine.version  # a package that is missing is named before the work starts
     recipe = recipe_of(types, options.attention, options.keep_base)
-    return Variant(backend, types, recipe, engine, linked=options.weights == "link" or engine is not None)
+    linked, decomposed = options.weights == "link" or engine is not None, options.attention == "decomposed"
+    return Variant(backend, types, recipe, engine, linked, decomposed)
 
 
 def _gpu() -> str:

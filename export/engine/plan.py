@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from calibration.points import products_of
 from export.atomic_directory import file_spec
 from export.engine.builder import Built, build_plan
 from export.engine.files import kernels_to_json
@@ -31,6 +33,7 @@ _POINT = re.compile(r"(\w+)\.(layers\.\d+\.)(.+)_quantize")
 """Name of the node that quantizes an activation: stage, block, and point."""
 _PRODUCTS = {parts[0]: whole for whole, parts in JOINED.items()}
 """The products that read a point, by its name, where they were joined."""
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class EngineOptions:
     sizes: Mapping[str, SizeRange]
     weight_streaming: bool = False
     """Let the runtime keep part of the weights in host memory."""
+    strict_audit: bool = False
+    """Refuse an engine whose kernels are not what was asked for."""
 
     @property
     def name(self) -> str:
@@ -63,8 +68,8 @@ def build_engine(
         What the manifest says of the engine, its files, and its report.
 
     Raises:
-        RuntimeError: the builder refuses the graph, or the engine is not what was asked for: an attention that is not
-            one kernel, a product of a block that is not float8; the message names the layer.
+        RuntimeError: the builder refuses the graph; or, with ``strict_audit``, the engine is not what was asked for: an
+            attention that is not one kernel, a product of a block that is not in 8 bits. The message names the layer.
         OSError: the plan cannot be written.
     """
     record = graph_record(stage, checkpoint)
@@ -97,16 +102,20 @@ def build_engine(
     shutil.rmtree(scratch)
     kernels = parse_kernels(built.log)
     if problems := audit(kernels, wanted):
-        plan.unlink()
-        raise RuntimeError(f"the engine of {stage} is not what was asked for: {'; '.join(problems[:5])}")
-    described = report(_build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest), kernels)
+        message = f"the engine of {stage} is not what was asked for: {'; '.join(problems[:_LISTED])}"
+        if engine.strict_audit:
+            plan.unlink()
+            raise RuntimeError(message)
+        print(f"warning: {message}", file=sys.stderr)
+    build = _build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest)
+    described = asdict(report(build, kernels)) | {"problems": problems}
     listing = plan.with_suffix(".kernels.json")
     listing.write_text(kernels_to_json(kernels), encoding="utf-8")
     spec = EngineSpec(
         relative, options.precision.stage(stage), record.inputs, (record.output,), dict(ranges), built.activation_bytes
     )
     files = {relative: FileSpec(built.size, built.sha256), listing.relative_to(folder).as_posix(): file_spec(listing)}
-    return spec, files, asdict(described)
+    return spec, files, described
 
 
 def _build(
@@ -154,7 +163,8 @@ def _wanted(model: ir.Model, stage: str, options: StageOptions) -> Wanted:
     in_fp8 = [str(node.name) for node in model.graph if node.op_type == "TRT_QuantizedAttention"]
     products = []
     for node in model.graph:
-        if node.op_type == "QuantizeLinear" and (found := _POINT.fullmatch(str(node.name))) and found[1] == stage:
+        found = _POINT.fullmatch(str(node.name)) if node.op_type == "QuantizeLinear" else None
+        if found and found[1] == stage and found[3] in products_of(stage):
             products.append(found[2] + _PRODUCTS.get(found[3], found[3]))
     return Wanted(tuple(attentions), tuple(in_fp8), tuple(products), options.precision.codes or "fp8")
 

@@ -9,6 +9,7 @@ import torch
 
 from calibration.points import layers_of, module_prefix, products_of
 from export.graph import trace_cache, weights
+from export.graph.attention_bounds import attention_bounds
 from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.codes import FP8, INT8, Form
 from export.graph.passes.fp8_attention import quantize_attention
@@ -44,6 +45,8 @@ class StageOptions:
     """Which engine's form of the graph; see `export.graph.passes` and `export.graph.passes.qdq`."""
     linked: bool = False
     """Refer to the checkpoint's own bytes where they are what the graph wants, instead of writing them again."""
+    decomposed: bool = False
+    """Let TensorRT take attention apart where it has no fused kernel for it."""
     smoothing: Smoothing | None = None
     """Even out the channels of quantized activations first."""
 
@@ -97,7 +100,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     if options.form == "trt":
         scale_after_products(model)
         sum_single_rows(model)
-        allow_decomposition(model, stage)
+        allow_decomposition(model, stage, options.decomposed)
         reverse_shared_keys(model)
     weights.attach(model, sources)
     if options.linked:
@@ -170,8 +173,12 @@ def quantize(
 
 def _quantize_attention(model: ir.Model, checkpoint: Checkpoint, stage: str, layer: int, options: StageOptions) -> None:
     prefix = f"{stage}.layers.{layer}."
-    # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
-    factor = checkpoint.transformer.attention_head_dim**0.25
-    q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
-    scales = [activation_scale(r) for r in (q * factor, k * factor, v)]
+    if options.precision.activations == "static":
+        # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
+        factor = checkpoint.transformer.attention_head_dim**0.25
+        q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
+        ranges = (q * factor, k * factor, v)
+    else:
+        ranges = attention_bounds(checkpoint, stage, layer)
+    scales = [activation_scale(r) for r in ranges]
     quantize_attention(model, layer, scales, f"{prefix}attention", options.form)

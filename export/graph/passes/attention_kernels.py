@@ -11,8 +11,8 @@ LARGEST_FUSED_HEAD = 256
 _ATTRIBUTE = "TRT_decomposable"
 
 
-def allow_decomposition(model: ir.Model, stage: str) -> bool:
-    """Mark the attentions of a VAE that no fused kernel computes.
+def allow_decomposition(model: ir.Model, stage: str, everywhere: bool = False) -> bool:
+    """Mark the attentions of a VAE that no fused kernel computes; or `everywhere`, those of any stage.
 
     Returns:
         Whether the graph has changed.
@@ -24,10 +24,11 @@ def allow_decomposition(model: ir.Model, stage: str) -> bool:
     for node in model.graph:
         if node.op_type != "Attention" or _ATTRIBUTE in node.attributes or not _is_unfused(node, stage):
             continue
-        if not stage.startswith("vae_"):
+        if not stage.startswith("vae_") and not everywhere:
             raise RuntimeError(
                 f"{stage}: the attention {node.name} has heads of {_head_size(node)}, and TensorRT has fused kernels "
-                f"for up to {LARGEST_FUSED_HEAD}"
+                f"for up to {LARGEST_FUSED_HEAD}; --attention decomposed takes it apart, which is slower and needs "
+                "more memory"
             )
         node.attributes[_ATTRIBUTE] = ir.AttrInt64(_ATTRIBUTE, 1)
         changed = True

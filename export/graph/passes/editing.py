@@ -1,5 +1,6 @@
 """What several passes need: small constants, and the reading and removing of nodes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,36 @@ def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
     graph.initializers[name] = value
     return value
+
+
+def constant(graph: ir.Graph, name: str, number: float) -> ir.Value:
+    """The float32 initializer `name` without dimensions; made unless the graph has it."""
+    return graph.initializers.get(name) or scalar(graph, name, np.float32(number))
+
+
+def adder(graph: ir.Graph, prefix: str, before: ir.Node) -> Callable[..., ir.Value]:
+    """A function that adds a node in front of `before` and returns its output.
+
+    It takes the operator, its inputs and attributes, and ``label``, the part of the names behind `prefix`. The output
+    has the type ``dtype``, float32 unless given, and the shape of the value ``like``, if given.
+    """
+
+    def add(
+        operator: str,
+        *inputs: ir.Value,
+        label: str,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        like: ir.Value | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes=attributes, name=f"{prefix}.{label}")
+        output = node.outputs[0]
+        output.name, output.type = node.name, ir.TensorType(dtype)
+        output.shape = like.shape if like is not None else None
+        graph.insert_before(before, node)
+        return output
+
+    return add
 
 
 def describe(value: ir.Value, name: str, like: ir.Value) -> None:

@@ -5,9 +5,9 @@ Two forms with the same arithmetic. ``ort`` is plain ONNX, so that the numerics 
     Q/DQ(q) @ Q/DQ(k)^T * head_dim^-1/2 -> Softmax (float32) -> Q/DQ(1/448) @ Q/DQ(v)
 
 ``trt`` is TensorRT's own operator ``trt::TRT_QuantizedAttention``, which it runs as one fused kernel. 1/448 needs no
-calibration: a softmax lies in [0, 1] and 448 is e4m3's largest number. The scales are those of q and k as they enter
-the attention; multiplying both by head_dim^-1/4 first, as some exporters do, changes scales and values alike and
-gives the same codes.
+calibration: a softmax lies in [0, 1] and 448 is e4m3's largest number. The other scales come from bounds
+(`export.graph.attention_bounds`) or measured ranges, those of q and k as they enter the attention; multiplying both by
+head_dim^-1/4 first, as some exporters do, changes scales and values alike and gives the same codes.
 """
 
 from collections.abc import Sequence

@@ -20,13 +20,12 @@ is added to the factor, times 0.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from export.graph.passes.codes import FP8, Codes, Form
-from export.graph.passes.editing import axis, cast_behind, describe, scalar
+from export.graph.passes.editing import adder, axis, cast_behind, constant, describe, scalar
 from export.graph.passes.qdq import as_float32, pair, products_of_one_input, uncast
 
 SMALLEST = 1e-30
@@ -90,29 +89,19 @@ def _scaled(
     graph: ir.Graph, x: ir.Value, name: str, before: ir.Node, codes: Codes, gain: float
 ) -> tuple[ir.Value, ir.Value]:
     """x times each token's factor, and the inverse (B, L, 1) of the factor times `gain`, both float32."""
-    x = as_float32(graph, uncast(x), f"{name}_token", before)
-
-    def add(operator: str, *inputs: ir.Value, label: str, per_token: bool = True, **attributes: Any) -> ir.Value:
-        node = ir.node(operator, inputs, attributes=attributes, name=f"{name}_token_{label}")
-        describe(node.outputs[0], f"{name}_token_{label}", x)
-        if per_token and x.shape is not None:
-            node.outputs[0].shape = ir.Shape([*x.shape[:-1], 1])
-        graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def constant(label: str, number: float) -> ir.Value:
-        return graph.initializers.get(label) or scalar(graph, label, np.float32(number))
-
-    magnitude = add("Abs", x, label="magnitude", per_token=False)
+    x = as_float32(graph, uncast(x), f"{name}_token_", before)
+    add = adder(graph, f"{name}_token_", before)
+    magnitude = add("Abs", x, label="magnitude", like=x)
     largest = add("ReduceMax", magnitude, axis(graph, -1), label="largest", keepdims=1)
-    bounded = add("Max", largest, constant("smallest_token", SMALLEST), label="bounded")
-    factor = add("Div", constant(f"{codes.name}_largest", codes.largest), bounded, label="factor")
-    inverse = add("Mul", bounded, constant(f"{codes.name}_inverse_{gain:g}", gain / codes.largest), label="inverse")
+    bounded = add("Max", largest, constant(graph, "smallest_token", SMALLEST), label="bounded")
+    factor = add("Div", constant(graph, f"{codes.name}_largest", codes.largest), bounded, label="factor")
+    gained = constant(graph, f"{codes.name}_inverse_{gain:g}", gain / codes.largest)
+    inverse = add("Mul", bounded, gained, label="inverse")
     if codes is not FP8:
         total = add("ReduceSum", magnitude, axis(graph, -1), label="total", keepdims=1)
-        nothing = add("Mul", total, constant("nothing", 0.0), label="nothing")
+        nothing = add("Mul", total, constant(graph, "nothing", 0.0), label="nothing")
         inverse = add("Add", inverse, nothing, label="checked")
-    return add("Mul", x, factor, label="in_range", per_token=False), inverse
+    return add("Mul", x, factor, label="in_range", like=x), inverse
 
 
 def _multiply_behind(graph: ir.Graph, product: ir.Node, factor: ir.Value, name: str) -> None:
