@@ -12,6 +12,7 @@ from export.graph import trace_cache, weights
 from export.graph.attention_bounds import attention_bounds
 from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.codes import FP8, INT8, Form
+from export.graph.passes.float16_range import bound_products
 from export.graph.passes.fp8_attention import quantize_attention
 from export.graph.passes.join_products import join_products
 from export.graph.passes.qdq import activation_scale, quantize_input, quantize_weights
@@ -97,6 +98,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     joined = join_products(model, sources) if options.form == "trt" else {}
     if options.precision.codes and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)
+    bound_products(model)
     if options.form == "trt":
         scale_after_products(model)
         sum_single_rows(model)

@@ -57,7 +57,7 @@ def quantize_tokens(model: ir.Model, weights: Sequence[str], name: str, form: Fo
     quantized = pair(model.graph, scaled, one, back, base, name, form, products[0], codes)
     for index, product in enumerate(products):
         product.replace_input_with(0, quantized)
-        _multiply_behind(model.graph, product, inverse, f"{name}_token_{index}_scaled")
+        multiply_behind(model.graph, product, inverse, f"{name}_token_{index}_scaled")
     return True
 
 
@@ -89,14 +89,11 @@ def _scaled(
     graph: ir.Graph, x: ir.Value, name: str, before: ir.Node, codes: Codes, gain: float
 ) -> tuple[ir.Value, ir.Value]:
     """x times each token's factor, and the inverse (B, L, 1) of the factor times `gain`, both float32."""
-    x = as_float32(graph, uncast(x), f"{name}_token_", before)
+    x, magnitude, largest = _largest(graph, x, name, before)
     add = adder(graph, f"{name}_token_", before)
-    magnitude = add("Abs", x, label="magnitude", like=x)
-    largest = add("ReduceMax", magnitude, axis(graph, -1), label="largest", keepdims=1)
-    bounded = add("Max", largest, constant(graph, "smallest_token", SMALLEST), label="bounded")
-    factor = add("Div", constant(graph, f"{codes.name}_largest", codes.largest), bounded, label="factor")
+    factor = add("Div", constant(graph, f"{codes.name}_largest", codes.largest), largest, label="factor")
     gained = constant(graph, f"{codes.name}_inverse_{gain:g}", gain / codes.largest)
-    inverse = add("Mul", bounded, gained, label="inverse")
+    inverse = add("Mul", largest, gained, label="inverse")
     if codes is not FP8:
         total = add("ReduceSum", magnitude, axis(graph, -1), label="total", keepdims=1)
         nothing = add("Mul", total, constant(graph, "nothing", 0.0), label="nothing")
@@ -104,7 +101,24 @@ def _scaled(
     return add("Mul", x, factor, label="in_range", like=x), inverse
 
 
-def _multiply_behind(graph: ir.Graph, product: ir.Node, factor: ir.Value, name: str) -> None:
+def scale_tokens(graph: ir.Graph, x: ir.Value, name: str, before: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """x divided by each token's largest magnitude, and these (B, L, 1), both float32; in front of `before`."""
+    x, _, largest = _largest(graph, x, name, before)
+    add = adder(graph, f"{name}_token_", before)
+    return add("Div", x, largest, label="in_range", like=x), largest
+
+
+def _largest(graph: ir.Graph, x: ir.Value, name: str, before: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """x in float32, its magnitudes, and the largest of each token, but at least `SMALLEST`."""
+    x = as_float32(graph, uncast(x), f"{name}_token_", before)
+    add = adder(graph, f"{name}_token_", before)
+    magnitude = add("Abs", x, label="magnitude", like=x)
+    largest = add("ReduceMax", magnitude, axis(graph, -1), label="largest", keepdims=1)
+    bounded = add("Max", largest, constant(graph, "smallest_token", SMALLEST), label="bounded")
+    return x, magnitude, bounded
+
+
+def multiply_behind(graph: ir.Graph, product: ir.Node, factor: ir.Value, name: str) -> None:
     """Multiply the float32 result of a product by `factor`; a float32 product needs no cast behind it."""
     cast = cast_behind(product.outputs[0])
     operands = [value for value in product.inputs if value is not None]
