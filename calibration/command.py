@@ -1,4 +1,4 @@
-"""The command ``python -m calibration``: a checkpoint and prompts in, a file of activation ranges out."""
+"""The command ``python -m calibration``: a checkpoint and prompts in, a file of measurements out."""
 
 import argparse
 import sys
@@ -6,14 +6,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from calibration.channels.file import write_channels
+from calibration.channels.record import PROMPTS, STEPS, measure_channels
 from calibration.checkpoint_options import add_checkpoint_options
 from calibration.lora_options import add_lora_options
-from calibration.prompts import DEFAULT_PROMPTS, read_prompts
+from calibration.prompts import DEFAULT_PROMPTS, read_prompts, spread
 from calibration.reference import DEVICES, check_device, prompt_encoder
 from calibration.static.ranges import ALGORITHMS, check_algorithm, write_ranges
 from calibration.static.record import DEFAULT_ALGORITHM, DEFAULT_PERCENTILE, calibrate
 from calibration.static.state import state_file
-from model.checkpoint.directory import open_checkpoint
+from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
 from runtime.atomic_files import PendingFiles
@@ -21,15 +23,24 @@ from runtime.console import guard
 from runtime.sampling.schedule import PRESETS
 
 PROGRAM = "calibration"
+MEASURES = ("channels", "ranges")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {PROGRAM}",
-        description="Measure the activation ranges that a float8 export of an Ideogram 4 checkpoint needs. Progress is "
-        "saved after each prompt; re-running the command resumes an interrupted calibration.",
+        description="Measure the activations of an Ideogram 4 checkpoint: the largest magnitude of each channel, which "
+        "int8 needs (the build measures it by itself, too), or the static ranges of --activations static. Progress is "
+        "saved; re-running the command resumes an interrupted calibration.",
         epilog=f"presets: {', '.join(PRESETS)}",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=MEASURES,
+        default="channels",
+        help="channels: channel maxima for --precision int8, in little memory; ranges: static ranges for --precision "
+        "fp8 --activations static, with both transformers in float32 in memory (default: %(default)s)",
     )
     add_checkpoint_options(parser)
     add_lora_options(parser)
@@ -47,12 +58,22 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="UTF-8, one prompt per line, # for comments (default: calibration/prompts.txt)",
     )
-    add("--limit", type=int, metavar="N", help="use the first N prompts only")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help=f"use N prompts only: spread over the file for channels (default: {PROMPTS}), the first ones for ranges "
+        "(default: all)",
+    )
     steps = parser.add_mutually_exclusive_group()
-    steps.add_argument("--preset", metavar="NAME", help="steps, guidance and schedule (default: the model's)")
-    steps.add_argument("--steps", type=int, metavar="N", help="number of steps instead of a preset")
-    add("--width", type=int, metavar="PX", help="multiple of 16 (default: the model's default size)")
-    add("--height", type=int, metavar="PX", help="multiple of 16 (default: the model's default size)")
+    steps.add_argument(
+        "--preset", metavar="NAME", help="for ranges: steps, guidance and schedule (default: the model's)"
+    )
+    steps.add_argument(
+        "--steps", type=int, metavar="N", help=f"number of steps (default: {STEPS} for channels, a preset for ranges)"
+    )
+    add("--width", type=int, metavar="PX", help="multiple of 16 (default: 256 for channels, the model's for ranges)")
+    add("--height", type=int, metavar="PX", help="multiple of 16 (default: as for --width)")
     add(
         "--seed",
         type=int,
@@ -78,7 +99,13 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="of the magnitudes, for --algorithm percentile (default: %(default)s)",
     )
-    add("--output", type=Path, required=True, metavar="FILE", help="file to write, such as ranges.json")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write, such as channels.safetensors or ranges.json",
+    )
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--quiet", action="store_true", help="no progress and no messages")
 
@@ -92,13 +119,40 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}, wanted at least 1")
+    if args.preset is not None and args.measure == "channels":
+        raise ValueError("--preset goes with --measure ranges; channels take --steps")
     directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
     checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
-    prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))[: args.limit]
+    prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
     state = state_file(args.output)
+    measure = _channels if args.measure == "channels" else _ranges
+    what = measure(args, checkpoint, prompts, state)
+    state.unlink(missing_ok=True)
+    if not args.quiet:
+        print(f"wrote {args.output} ({what}) in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def _channels(args: argparse.Namespace, checkpoint: Checkpoint, prompts: list[str], state: Path) -> str:
+    channels = measure_channels(
+        checkpoint,
+        spread(prompts, args.limit or PROMPTS),
+        steps=STEPS if args.steps is None else args.steps,
+        width=args.width,
+        height=args.height,
+        device=args.device,
+        seed=args.seed,
+        state=state,
+        quiet=args.quiet,
+    )
+    write_channels(channels, args.output)
+    measured = channels.measured
+    return f"channels of {len(channels.maxima)} tensors, {measured.prompts.count} prompts, {measured.steps} steps each"
+
+
+def _ranges(args: argparse.Namespace, checkpoint: Checkpoint, prompts: list[str], state: Path) -> str:
     ranges = calibrate(
         checkpoint,
-        prompts,
+        prompts if args.limit is None else prompts[: args.limit],
         preset=args.preset,
         steps=args.steps,
         width=args.width,
@@ -111,13 +165,7 @@ def run(args: argparse.Namespace) -> None:
         quiet=args.quiet,
     )
     write_ranges(ranges, args.output)
-    state.unlink(missing_ok=True)
-    if not args.quiet:
-        print(
-            f"wrote {args.output} ({len(ranges.tensors)} tensors, {len(prompts)} prompts, {ranges.steps} steps each) "
-            f"in {time.perf_counter() - started:.1f} s",
-            file=sys.stderr,
-        )
+    return f"{len(ranges.tensors)} tensors, {ranges.prompts.count} prompts, {ranges.steps} steps each"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,6 +36,11 @@ def read_prompts(file: Path, encoder: PromptEncoder) -> list[str]:
     return prompts
 
 
+def spread(prompts: Sequence[str], count: int) -> list[str]:
+    """`count` of the prompts, or all if there are no more, evenly spread over them."""
+    return list(prompts[:: max(1, len(prompts) // count)][:count])
+
+
 def prompts_sha256(prompts: Sequence[str]) -> str:
     """SHA-256 of the prompts as a JSON list."""
     return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode("utf-8")).hexdigest()

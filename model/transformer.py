@@ -80,19 +80,22 @@ class Ideogram4Transformer(nn.Module):
             rope_sin: like `rope_cos`.
             text: (B, T, E) float32 from `TextStage`, or None.
         """
-        modulation = F.silu(self.adaln_proj(self.t_embedding(timestep)))[:, None]
-        indicator = self.embed_image_indicator.weight
-        hidden = self.input_proj(latents) + indicator[IMAGE_ROW]
-        text_length = 0
-        if text is not None:
-            text_length = text.shape[1]
-            hidden = torch.cat((text + indicator[TEXT_ROW], hidden), dim=1)
+        hidden, modulation = self.begin(latents, timestep, text)
         for block in self.layers[:-1]:
             hidden = block(hidden, rope_cos, rope_sin, modulation)
         # Text rows end here: the last block computes what follows their keys and values for image rows only.
-        hidden = self.layers[-1](hidden, rope_cos, rope_sin, modulation, text_length)
+        hidden = self.layers[-1](hidden, rope_cos, rope_sin, modulation, 0 if text is None else text.shape[1])
         velocity: Tensor = self.final_layer(hidden, modulation)
         return velocity
+
+    def begin(self, latents: Tensor, timestep: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the first block gets: rows (B, T + N, E), text first, and the modulation (B, 1, adaln_dim)."""
+        modulation = F.silu(self.adaln_proj(self.t_embedding(timestep)))[:, None]
+        indicator = self.embed_image_indicator.weight
+        hidden = self.input_proj(latents) + indicator[IMAGE_ROW]
+        if text is not None:
+            hidden = torch.cat((text + indicator[TEXT_ROW], hidden), dim=1)
+        return hidden, modulation
 
 
 class Block(nn.Module):

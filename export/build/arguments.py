@@ -157,6 +157,12 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
     _add(parser, "overwrite", action="store_true", help="replace the output if it is a bundle")
     _add(parser, "fresh", action="store_true", help="rebuild every stage, whatever was finished before")
     parser.add_argument(
+        "--no-compare",
+        dest="compare",
+        action="store_false",
+        help="do not compare the stages in 8 bits with the same unquantized, which the report is about",
+    )
+    parser.add_argument(
         "--no-verify",
         dest="verify",
         action="store_false",

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.atomic_directory import check_output, publish, unfinished
 from export.build.arguments import build_parser, read_options
 from export.build.checksums import check_recorded
+from export.build.cost import rounding_cost
 from export.build.ledger import LEDGER, Ledger
 from export.build.manifest import complete, files_of, remove_others
 from export.build.measurements import Measurements, is_resumable, measurements
@@ -59,7 +60,8 @@ def build(options: BuildOptions) -> Manifest:
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, folder, earlier, quiet)
         others = _write_others(folder, checkpoint, known)
-        others += write_report(folder, described.name, checkpoint, variants, finished)
+        cost = rounding_cost(checkpoint, jobs, (folder, before), quiet) if options.compare else {}
+        others += write_report(folder, described.name, checkpoint, variants, finished, cost)
         files = files_of(folder, finished, others)
         described = replace(described, preview=fit_preview(checkpoint))
         manifest = complete(described, options, variants, known, finished, files)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calibration.channels.file import Channels, ChannelsError, check_channels, read_channels, write_channels
 from calibration.channels.record import PROMPTS, measure_channels
-from calibration.prompts import DEFAULT_PROMPTS, read_prompts
+from calibration.prompts import DEFAULT_PROMPTS, read_prompts, spread
 from calibration.reference import prompt_encoder
 from calibration.static.ranges import Ranges, write_ranges
 from export.activation_ranges import activation_ranges
@@ -82,8 +82,7 @@ def calibration_prompts(checkpoint: Checkpoint) -> list[str]:
     """A few prompts of the kind that the model was trained on."""
     if is_demo(checkpoint):
         return list(DEMO_CAPTIONS)
-    prompts = read_prompts(DEFAULT_PROMPTS, prompt_encoder(checkpoint))
-    return prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
+    return spread(read_prompts(DEFAULT_PROMPTS, prompt_encoder(checkpoint)), PROMPTS)
 
 
 def _found(file: Path, checkpoint: Checkpoint) -> Channels | None:

@@ -80,6 +80,8 @@ class BuildOptions:
     """Replace the output if it is a bundle."""
     fresh: bool = False
     """Build every stage again, whatever was finished before."""
+    compare: bool = True
+    """Compare the stages in 8 bits with the same unquantized, for the report."""
     verify: bool = True
     """Compare the weights with recorded checksums first."""
     quiet: bool = False

@@ -1,4 +1,4 @@
-"""The report of a bundle: how much of it is float8, and what its engines are made of."""
+"""The report of a bundle: how much of it is in 8 bits, what that costs, and what its engines are made of."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,18 @@ from model.checkpoint.directory import Checkpoint
 
 
 def write_report(
-    folder: Path, name: str, checkpoint: Checkpoint, variants: Sequence[Variant], finished: Mapping[Job, Finished]
+    folder: Path,
+    name: str,
+    checkpoint: Checkpoint,
+    variants: Sequence[Variant],
+    finished: Mapping[Job, Finished],
+    cost: Mapping[str, Any],
 ) -> list[str]:
     """Write the report of the model `name`, and a page about the engines; returns the names of what there was to write.
 
-    A bundle in a plain type for ONNX Runtime alone has neither.
+    A bundle in a plain type for ONNX Runtime alone has neither. `cost` is what `rounding_cost` found.
     """
-    report = _coded(checkpoint, variants[0]) | _engines(finished)
+    report = _coded(checkpoint, variants[0]) | dict(cost) | _engines(finished)
     if not report:
         return []
     text = json.dumps(report, indent=1) + "\n"

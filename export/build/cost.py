@@ -1,0 +1,67 @@
+"""What a build's quantization costs, for its report: each stage in 8 bits against the same unquantized."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.build.jobs import Job
+from export.build.measurements import calibration_prompts
+from export.engine.files import REPORT
+from export.rounding.compare import BOUND, StageError, compare_stages
+from export.rounding.inputs import stages_of
+from model.checkpoint.directory import Checkpoint
+
+KEY = "rounding"
+"""Of the report's part."""
+
+
+def rounding_cost(checkpoint: Checkpoint, jobs: Sequence[Job], places: Sequence[Path], quiet: bool) -> dict[str, Any]:
+    """The report's part, with a warning for each stage above the bound; empty if no activations are quantized.
+
+    Args:
+        checkpoint: of the build.
+        jobs: of all backends; the first ones' options count.
+        places: bundles, finished or not, whose report may hold the result already.
+        quiet: no progress and no messages.
+    """
+    options = jobs[0].options
+    if options.precision.activations == "base":
+        return {}
+    keys = sorted(job.key(checkpoint) for job in jobs if job.options is options and job.stage in stages_of(checkpoint))
+    key = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+    for place in places:
+        if found := _found(place / REPORT, key):
+            return {KEY: found}
+    errors = compare_stages(checkpoint, options, calibration_prompts(checkpoint)[0], quiet)
+    if not quiet:
+        for error in errors:
+            print(f"{error.stage:24}  {error.error:.1e} off in 8 bits", file=sys.stderr)
+    for error in errors:
+        if warning := error.warning():
+            print(f"warning: {warning}", file=sys.stderr)
+    return {KEY: {"key": key, "bound": BOUND, "stages": {error.stage: _plain(error) for error in errors}}}
+
+
+def _plain(error: StageError) -> dict[str, Any]:
+    def rounded(values: Sequence[float]) -> list[float]:
+        return [float(f"{value:.3g}") for value in values]
+
+    return {
+        "error": float(f"{error.error:.3g}"),
+        "times": list(error.times),
+        "errors": rounded(error.errors),
+        "layers": rounded(error.layers),
+        "worst": [f"{error.stage}.layers.{layer}" for layer in error.worst],
+    }
+
+
+def _found(file: Path, key: str) -> dict[str, Any] | None:
+    """The part of an earlier report that was made from the same things."""
+    try:
+        part = json.loads(file.read_text(encoding="utf-8"))[KEY]
+        return dict(part) if part["key"] == key else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""What quantization costs, measured in PyTorch before or beside a build."""
