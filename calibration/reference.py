@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from calibration.streaming import loaded
 from model.checkpoint.description import describe, prompt_spec, tokenizer_file
 from model.checkpoint.directory import Checkpoint
 from runtime.bundle.manifest import GraphSpec, Manifest
@@ -88,8 +89,10 @@ def recording(pipeline: Pipeline, calls: dict[str, list[Call]]) -> Pipeline:
 
 
 def torch_pipeline(checkpoint: Checkpoint, stages: Iterable[str], device: str) -> Pipeline:
-    """A pipeline with these stages only, in float32; stages that the checkpoint does not have are left out."""
-    graphs = {
-        stage: TorchGraph(checkpoint.load(stage).to(device), device) for stage in stages if stage in checkpoint.sources
-    }
+    """A pipeline with these stages only, in float32; stages that the checkpoint does not have are left out.
+
+    Of stages that are large for this machine one block is in memory at a time; see `calibration.streaming`.
+    """
+    present = [stage for stage in stages if stage in checkpoint.sources]
+    graphs = {stage: TorchGraph(loaded(checkpoint, stage, device), device) for stage in present}
     return Pipeline(manifest_of(checkpoint), graphs, prompt_encoder(checkpoint), "torch", device)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from calibration.points import module_prefix
+from calibration.points import module_prefix, products_of
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
 from runtime.backend.free_memory import available_memory
@@ -81,17 +81,28 @@ class Parties:
             barrier.abort()
 
 
-def loaded(checkpoint: Checkpoint, stage: str, device: str, parties: Parties) -> nn.Module:
-    """A stage's module: whole and in float32 if memory allows, else with its blocks streamed in bfloat16.
+def loaded(
+    checkpoint: Checkpoint,
+    stage: str,
+    device: str,
+    parties: Parties | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A stage's module: whole and in float32 if memory allows, else with its blocks streamed, products in `dtype`.
 
     Raises:
         CheckpointError: a weight is damaged; for streamed blocks when it is first read.
     """
     size = sum(4 * parameter.numel() for parameter in checkpoint.module(stage).parameters())
     available = available_memory()
-    if available is None or size <= _WHOLE * available:
-        return _taking_turns(checkpoint.load(stage).to(device), parties)
-    return streamed(checkpoint, stage, torch.bfloat16, device, parties)
+    if not is_streamable(stage) or available is None or size <= _WHOLE * available:
+        return _taking_turns(checkpoint.load(stage).to(device), parties or Parties(1))
+    return streamed(checkpoint, stage, dtype, device, parties)
+
+
+def is_streamable(stage: str) -> bool:
+    """Whether a stage is made of blocks; the VAE is not, and is small."""
+    return bool(products_of(stage))
 
 
 def streamed(

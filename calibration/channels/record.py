@@ -136,7 +136,7 @@ def _watched(
         maxima[name] = torch.maximum(maxima[name], found) if name in maxima else found
 
     stages = [stage for stage in stages if stage in checkpoint.sources]
-    modules = {stage: loaded(checkpoint, stage, device, parties) for stage in stages}
+    modules = {stage: loaded(checkpoint, stage, device, parties, torch.bfloat16) for stage in stages}
     graphs = {stage: TorchGraph(module, device) for stage, module in modules.items()}
     with contextlib.ExitStack() as hooks:
         for stage, module in modules.items():

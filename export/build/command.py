@@ -12,13 +12,13 @@ from export.build.checksums import check_recorded
 from export.build.cost import rounding_cost
 from export.build.ledger import LEDGER, Ledger
 from export.build.manifest import complete, files_of, remove_others
-from export.build.measurements import Measurements, is_resumable, measurements
 from export.build.options import BuildOptions
 from export.build.preflight import check_needs, together
 from export.build.preview_fit import fit_preview
 from export.build.report import write_report
 from export.build.running import run_jobs
 from export.build.variant import Variant, variants_of
+from export.measurements import Measurements, is_resumable, measurements
 from model.checkpoint.description import TOKENIZER, describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory

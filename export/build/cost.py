@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from export.build.jobs import Job
-from export.build.measurements import calibration_prompts
 from export.engine.files import REPORT
+from export.measurements import calibration_prompts
 from export.rounding.compare import BOUND, StageError, compare_stages
 from export.rounding.inputs import stages_of
 from model.checkpoint.directory import Checkpoint

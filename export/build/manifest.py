@@ -8,10 +8,10 @@ from pathlib import Path
 from export.atomic_directory import file_spec
 from export.build.jobs import Job
 from export.build.ledger import Finished
-from export.build.measurements import Measurements
 from export.build.options import BuildOptions
 from export.build.variant import Variant
 from export.graph.smoothing import ALPHA
+from export.measurements import Measurements
 from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
 

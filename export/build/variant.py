@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from calibration.points import layers_of
 from export.build.jobs import Job, jobs_of
-from export.build.measurements import Measurements
 from export.build.options import BuildOptions
 from export.build.preflight import Needs, needs_of, scratch_bytes, weight_bytes
 from export.engine.plan import EngineOptions
@@ -17,6 +16,7 @@ from export.graph.recipe import Recipe, recipe_of, unmatched
 from export.graph.records import graphs_of, stage_of
 from export.graph.smoothing import Smoothing
 from export.graph.stage import StageOptions
+from export.measurements import Measurements
 from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
 from runtime.bundle.manifest import Manifest, SizeRange

@@ -4,7 +4,7 @@ The quantized form is a PyTorch model of what the graphs compute: weights rounde
 blocks' products rounded where the recipe says. The softmax of a float8 attention is not rounded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from calibration.fake_quant import quantize_dequantize, round_tokens
 from calibration.points import TEXT_ENCODER, hooked, layers_of, module_prefix, point_of
 from calibration.streaming import blocks_of
 from export.graph.attention_bounds import attention_bounds
-from export.graph.passes.codes import FP8, INT8, Codes
-from export.graph.recipe import OPERANDS, quantized_weights
+from export.graph.passes.codes import FP8, INT8
+from export.graph.recipe import OPERANDS, block_weights, quantized_weights
 from export.graph.smoothing import smoothed
 from export.graph.stage import StageOptions
 from export.rounding.inputs import TIMES, latents_of_a_picture, stages_of, token_ids, transformer_feeds
-from export.rounding.walk import walk
+from export.rounding.walk import Walk, walk
 from export.velocity import rms
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
@@ -47,6 +47,8 @@ class StageError:
     """Of the result, for each input."""
     layers: tuple[float, ...]
     """Of what each block adds, given the unquantized hidden state."""
+    points: dict[str, float]
+    """Of what a block adds if only one of its points is rounded, by the point's name; empty unless asked for."""
 
     @property
     def error(self) -> float:
@@ -69,8 +71,10 @@ class StageError:
         )
 
 
-def compare_stages(checkpoint: Checkpoint, options: StageOptions, prompt: str, quiet: bool) -> list[StageError]:
-    """The error of each stage that the options quantize.
+def compare_stages(
+    checkpoint: Checkpoint, options: StageOptions, prompt: str, quiet: bool, by_point: bool = False
+) -> list[StageError]:
+    """The error of each stage that the options quantize, and `by_point` that of each of its points alone.
 
     Raises:
         CheckpointError: a weight is damaged.
@@ -79,12 +83,12 @@ def compare_stages(checkpoint: Checkpoint, options: StageOptions, prompt: str, q
     total = sum(layers_of(checkpoint, stage) for stage in stages)
     with Progress("comparing", total, "block", quiet=quiet) as bar, torch.no_grad():
         ids = [token_ids(checkpoint, prompt)]
-        (text,), error = _compare(checkpoint, TEXT_ENCODER, ids, options, bar.update)
+        (text,), error = _compare(checkpoint, TEXT_ENCODER, ids, options, bar.update, by_point)
         results = [] if error is None else [error]
         picture = latents_of_a_picture(checkpoint)
         for stage in stages[1:]:
             feeds = transformer_feeds(checkpoint, stage, picture, text)
-            _, error = _compare(checkpoint, stage, feeds, options, bar.update)
+            _, error = _compare(checkpoint, stage, feeds, options, bar.update, by_point)
             results += [] if error is None else [error]
     return results
 
@@ -95,33 +99,34 @@ def _compare(
     inputs: Sequence[dict[str, Tensor]],
     options: StageOptions,
     step: Callable[[], object],
+    by_point: bool,
 ) -> tuple[list[Tensor], StageError | None]:
     """The unquantized results of a stage, and the error if the stage is quantized."""
     layers = layers_of(checkpoint, stage)
     points = options.recipe.points(stage, layers)
     module = set_compute_dtype(checkpoint.module(stage), _dtype(checkpoint, stage))
-    plain = checkpoint.sources[stage]
-    rounded = rounded_sources(checkpoint, stage, options)
     prefixes = [module_prefix(stage, layer) for layer in range(layers)]
+    plain = checkpoint.sources[stage]
     _fill(module, plain, [name for name in module.state_dict() if not name.startswith(tuple(prefixes))])
+    rounding = _Rounding(checkpoint, stage, options, module)
     walks = [walk(module, stage, feeds) for feeds in inputs]
     exact = [[one.begin()] for one in walks]
-    coded, local = [list(states) for states in exact], []
+    coded = [list(states) for states in exact]
+    local, alone = [], {}
     for layer, (prefix, block) in enumerate(zip(prefixes, blocks_of(module, stage), strict=True)):
         inside = [name for name in module.state_dict() if name.startswith(prefix)]
         _fill(module, plain, inside)
-        after = [block(states[-1], *one.arguments(layer)) for one, states in zip(walks, exact, strict=True)]
+        for one, states in zip(walks, exact, strict=True):
+            states.append(block(states[-1], *one.arguments(layer)))
+        here = [point for point in points if point.startswith(f"{stage}.layers.{layer}.")]
         if points:
-            _fill(module, rounded, inside)
-            with _rounding(checkpoint, module, stage, layer, options, points):
-                errors = []
-                for one, states, given, wanted in zip(walks, coded, exact, after, strict=True):
+            with rounding.of(layer, here):
+                for one, states in zip(walks, coded, strict=True):
                     states.append(block(states[-1], *one.arguments(layer)))
-                    off = block(given[-1], *one.arguments(layer)) - wanted
-                    errors.append(float(off.norm() / (wanted - one.kept(layer, given[-1])).norm()))
-            local.append(rms(errors))
-        for states, hidden in zip(exact, after, strict=True):
-            states.append(hidden)
+                local.append(_local_error(block, layer, walks, exact))
+        for point in here if by_point else ():
+            with rounding.of(layer, [point]):
+                alone[point] = _local_error(block, layer, walks, exact)
         block.to("meta")
         step()
     results = [one.end(states[1:]) for one, states in zip(walks, exact, strict=True)]
@@ -129,7 +134,16 @@ def _compare(
         return results, None
     ends = [one.end(states[1:]) for one, states in zip(walks, coded, strict=True)]
     found = tuple(float((a - b).norm() / b.norm()) for a, b in zip(ends, results, strict=True))
-    return results, StageError(stage, () if stage == TEXT_ENCODER else TIMES, found, tuple(local))
+    return results, StageError(stage, () if stage == TEXT_ENCODER else TIMES, found, tuple(local), alone)
+
+
+def _local_error(block: nn.Module, layer: int, walks: Sequence[Walk], exact: Sequence[Sequence[Tensor]]) -> float:
+    """Error of what a block adds to the unquantized hidden state; the last of `exact` is what it should give."""
+    errors = []
+    for one, (*_, given, wanted) in zip(walks, exact, strict=True):
+        off = block(given, *one.arguments(layer)) - wanted
+        errors.append(float(off.norm() / (wanted - one.kept(layer, given)).norm()))
+    return rms(errors)
 
 
 def _fill(module: nn.Module, sources: Sources, names: Sequence[str]) -> None:
@@ -144,49 +158,52 @@ def _dtype(checkpoint: Checkpoint, stage: str) -> torch.dtype:
     return torch.float32 if available is None or size <= _WHOLE * available else torch.bfloat16
 
 
-@dataclass(frozen=True, eq=False)
-class _Rounded:
-    """A weight as its codes and row scales hold it."""
+class _Rounding:
+    """Rounds the weights and activations of points of a stage."""
 
-    sources: Sources
-    name: str
-    codes: Codes
+    def __init__(self, checkpoint: Checkpoint, stage: str, options: StageOptions, module: nn.Module) -> None:
+        self._checkpoint, self._stage, self._options, self._module = checkpoint, stage, options, module
+        sources = checkpoint.sources[stage]
+        points = options.recipe.points(stage, layers_of(checkpoint, stage))
+        self._codes = INT8 if options.precision.codes == "int8" else FP8
+        self._coded: set[str] = set()
+        if points:
+            names = quantized_weights(checkpoint.module(stage), stage, sources, options.recipe, self._codes.name)
+            self._coded = set(names)
+            if options.smoothing is not None:
+                sources = smoothed(sources, checkpoint, stage, options.smoothing)
+        self._sources = sources
 
-    def read(self) -> Tensor:
-        """The parameter in float32."""
-        codes, scales = self.codes.rows(self.sources[self.name])
+    @contextmanager
+    def of(self, layer: int, points: Sequence[str]) -> Iterator[None]:
+        """The block has smoothed weights, those that `points` enter are rounded, and so are the points themselves."""
+        prefix = module_prefix(self._stage, layer)
+        rounded = {weight for point, weight in block_weights(self._stage, layer + 1) if point in points} & self._coded
+        names = [name for name in self._module.state_dict() if name.startswith(prefix)]
+        _fill(self._module, self._sources, [name for name in names if name not in rounded])
+        kinds = self._module.state_dict()
+        values = {name: self._rounded(name).to(kinds[name].dtype) for name in rounded}
+        self._module.load_state_dict(values, strict=False, assign=True)
+        ranges = self._ranges(layer, points)
+        with hooked(self._module, self._stage, lambda name, x: self._round(name, x, ranges), points):
+            yield
+
+    def _rounded(self, name: str) -> Tensor:
+        codes, scales = self._codes.rows(self._sources[name])
         return codes.float() * scales[:, None]
 
-
-def rounded_sources(checkpoint: Checkpoint, stage: str, options: StageOptions) -> Sources:
-    """The values that a quantized stage computes with, smoothed and rounded; only their ``read`` may be used."""
-    sources = checkpoint.sources[stage]
-    if options.precision.codes is None:
-        return sources
-    recipe, kind = options.recipe, INT8 if options.precision.codes == "int8" else FP8
-    if options.smoothing is not None and recipe.points(stage, layers_of(checkpoint, stage)):
-        sources = smoothed(sources, checkpoint, stage, options.smoothing)
-    names = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], recipe, kind.name)
-    return sources | {name: _Rounded(sources, name, kind) for name in names}  # type: ignore[dict-item]
-
-
-@contextmanager
-def _rounding(
-    checkpoint: Checkpoint, module: nn.Module, stage: str, layer: int, options: StageOptions, points: Sequence[str]
-) -> Iterator[None]:
-    """The activations of one block rounded, as long as the context lasts."""
-    prefix = f"{stage}.layers.{layer}."
-    names = [name for name in points if name.startswith(prefix)]
-    ranges = dict(options.ranges)
-    if options.precision.activations == "token" and f"{prefix}{OPERANDS[0]}" in names:
-        q, k, v = attention_bounds(checkpoint, stage, layer)
-        factor = checkpoint.transformer.attention_head_dim**-0.25  # as hooks see q and k
-        ranges |= {prefix + name: bound for name, bound in zip(OPERANDS, (q * factor, k * factor, v), strict=True)}
-
-    def act(name: str, x: Tensor) -> Tensor:
-        if options.precision.activations == "static" or point_of(name) in OPERANDS:
+    def _round(self, name: str, x: Tensor, ranges: Mapping[str, float]) -> Tensor:
+        if name in ranges:
             return quantize_dequantize(x, ranges[name])
-        return round_tokens(x, options.precision.codes or "fp8")
+        return round_tokens(x, self._codes.name)
 
-    with hooked(module, stage, act, names):
-        yield
+    def _ranges(self, layer: int, points: Sequence[str]) -> Mapping[str, float]:
+        """The points with one scale, as hooks see them: q and k times head_dim^-1/4."""
+        if self._options.precision.activations == "static":
+            return self._options.ranges
+        if not any(point_of(point) in OPERANDS for point in points):
+            return {}
+        q, k, v = attention_bounds(self._checkpoint, self._stage, layer)
+        factor = self._checkpoint.transformer.attention_head_dim**-0.25
+        prefix = f"{self._stage}.layers.{layer}."
+        return {prefix + name: bound for name, bound in zip(OPERANDS, (q * factor, k * factor, v), strict=True)}
