@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.processes import ROOT
 
-from calibration import record
 from calibration.command import main
+from calibration.static import record
 from calibration.static.ranges import check_ranges, read_ranges
 from calibration.static.state import state_file
 

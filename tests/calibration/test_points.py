@@ -27,7 +27,7 @@ def test_hooks_see_the_values_of_a_hand_run(checkpoint, stage, inputs, by_hand):
     def look(name, x):
         seen[name] = x.clone()
 
-    with hooked(module, stage, look):
+    with hooked(module, stage, look, names_of(stage, 3)):
         assert torch.equal(module(**feeds), velocity), "looking changed the result"
     assert list(seen) == names_of(stage, 3) == list(wanted)
     # The same operations on the same values in the same order: not a bit may differ.

@@ -44,11 +44,11 @@ def exported(peer, tmp_path_factory):
         key = (form, stage, precision, base, attention, keep, engine, shape)
         if key not in made:
             checkpoint = open_checkpoint(peer(shape, form)[1])
-            types = precision_of(precision, base, "ort")
+            types = precision_of(precision, base, "ort", "static" if precision == "fp8" else None)
             ranges = SomeRanges()
             for name in names_of("dit_cond", 3) + names_of("dit_uncond", 3):
                 ranges[name]
-            options = StageOptions(types, Recipe(types.activations_fp8, attention, keep), ranges, engine)
+            options = StageOptions(types, Recipe(types.activations != "base", attention, keep), ranges, engine)
             folder = tmp_path_factory.mktemp("float8")
             made[key] = checkpoint, folder, export_stage(checkpoint, stage, options, folder, quiet=True)[0], options
         return made[key]

@@ -8,7 +8,7 @@ from support.measure import relative_error
 
 from calibration.points import names_of
 from export.graph.precision import precision_of
-from export.graph.recipe import Recipe
+from export.graph.recipe import recipe_of
 from export.graph.stage import StageOptions, export_stage
 from model.checkpoint.directory import open_checkpoint
 from runtime.backend.ort import opener
@@ -22,7 +22,7 @@ def exported(peer, folder, precision):
     checkpoint = open_checkpoint(peer("head64", "original-nf4")[1])
     types = precision_of(precision, None, "ort")
     ranges = dict.fromkeys(names_of("dit_cond", 1), 6.0)
-    options = StageOptions(types, Recipe(types.activations_fp8, False), ranges)
+    options = StageOptions(types, recipe_of(types), ranges)
     return checkpoint, export_stage(checkpoint, "dit_cond", options, folder, quiet=True)[0]
 
 
