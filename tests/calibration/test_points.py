@@ -62,6 +62,6 @@ def test_hooks_go_after_an_error(checkpoint, inputs):
     def fail(name, x):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), hooked(module, "dit_uncond", fail):
+    with pytest.raises(KeyboardInterrupt), hooked(module, "dit_uncond", fail, names_of("dit_uncond", 3)):
         module(**inputs("dit_uncond"))
     assert hooks_of(module) == 0

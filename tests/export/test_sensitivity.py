@@ -4,38 +4,34 @@ import json
 
 import pytest
 
-from calibration.points import POINTS
-from export.demo_model import DEMO_CHECKPOINT
-from export.sensitivity import groups_of, main
-from model.checkpoint.directory import open_checkpoint
+from calibration.points import inputs_of
+from export.sensitivity import main
 
 
-def test_report(tmp_path, capsys):
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_report(tmp_path, capsys, precision):
     output = tmp_path / "s.json"
-    assert main(["--limit", "1", "--levels", "2", "--output", str(output)]) == 0
+    assert main(["--precision", precision, "--output", str(output)]) == 0
     report = json.loads(output.read_text(encoding="utf-8"))
-    rows = {(row["stage"], row["group"]): row for row in report["groups"]}
-    layers = open_checkpoint(DEMO_CHECKPOINT).transformer.num_layers
-    assert set(rows) == {(stage, group) for stage in ("dit_cond", "dit_uncond") for group in groups_of(stage, layers)}
-    errors = [row["error"] for row in report["groups"]]
+    stages = (["text_encoder"] if precision == "int8" else []) + ["dit_cond", "dit_uncond"]
+    assert list(report["stages"]) == stages
+    layers = {"text_encoder": 36, "dit_cond": 6, "dit_uncond": 6}
+    assert set(report["points"]) == {name for stage in stages for name in inputs_of(stage, layers[stage])}
+    assert len(report["layers"]) == sum(layers[stage] for stage in stages)
+    errors = list(report["points"].values())
     assert errors == sorted(errors, reverse=True) and errors[-1] > 0
-    for stage in ("dit_cond", "dit_uncond"):
-        everything = rows[stage, "everything"]
-        assert [0 < level["t"] < 1 and level["error"] > 0 for level in everything["errors"]] == [True, True]
-        # Roundings of different tensors are independent: together they cost more than any alone.
-        assert everything["error"] > max(rows[stage, f"{stage}.layers.*.{point}"]["error"] for point in POINTS)
-    table = capsys.readouterr().out
-    assert "dit_cond: everything" in table and "dit_uncond.layers.*.feed_forward.w1" in table
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in table[1 : 1 + len(stages)]] == stages
+    assert table[3 + len(stages)].split()[-1] == next(iter(report["points"])), "the worst point comes first"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--limit", "0"), "--limit is 0, wanted at least 1"),
-        (("--levels", "-1"), "--levels is -1, wanted at least 1"),
-        (("--preset", "V4_NONE"), "preset is 'V4_NONE', wanted one of"),
+        (("--precision", "int8", "--attention", "fp8"), "--attention fp8 goes with --precision fp8"),
+        (("--precision", "int8", "--activations", "static"), "--activations static goes with --precision fp8"),
         (("--checkpoint", "none"), "there is no checkpoint directory none"),
-        (("--calibration", "none.json"), "none.json"),
+        (("--precision", "int8", "--calibration", "none.safetensors"), "none.safetensors"),
     ],
 )
 def test_refusals(tmp_path, monkeypatch, capsys, arguments, message):

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from model.checkpoint.folded import Folded, Update
 from model.checkpoint.row_codes import quantize_rows
-from model.checkpoint.sources import Joined, Known, Stored
+from model.checkpoint.sources import Joined, Known, Scaled, Stored
 from model.checkpoint.tensor_files import CheckpointError, header
 from runtime.bundle.manifest import LoraSpec
 
@@ -136,3 +136,14 @@ def test_damaged_values(files, tmp_path, name, value, message):
     for read in (weight.read, weight.quantized):
         with pytest.raises(CheckpointError, match=f"damaged.safetensors: {message}"):
             read()
+
+
+def test_scaled(files):
+    """Rows and columns by factors; no file holds it as it is."""
+    base = Known(torch.arange(6.0).reshape(2, 3))
+    weight = Scaled(Scaled(base, columns=torch.tensor([1.0, 2.0, 4.0])), rows=torch.tensor([1.0, 0.5]))
+    assert weight.read().tolist() == [[0.0, 2.0, 8.0], [1.5, 4.0, 10.0]]
+    assert weight.shape == (2, 3) and not weight.coded and weight.pieces == weight.scales == weight.stored == ()
+    codes, scales = weight.quantized()
+    assert torch.equal(codes.view(torch.uint8), quantize_rows(weight.read())[0].view(torch.uint8)) and len(scales) == 2
+    assert Scaled(Known(torch.tensor([1.0, 2.0])), rows=torch.tensor([3.0, 5.0])).read().tolist() == [3.0, 10.0]
