@@ -60,11 +60,20 @@ LAYERS = {
         "text_encoder tiled_autoencoder",
         "checkpoint",
     ),
+    "calibration": (
+        "__init__ checkpoint_options lora_options origin points prompts",
+        "streaming fake_quant",
+        "reference",
+        "plans",
+        "channels static",
+        "command",
+        "__main__",
+    ),
     "export": (
         "__init__ memory atomic_directory reporting demo_model",
         "activation_ranges velocity graph.passes",
         "graph",
-        "engine",
+        "engine measurements rounding",
         "build inspect sensitivity triton verify",
     ),
     "scripts": (

@@ -1,8 +1,8 @@
 """GPUs that TensorRT-RTX builds for, and what each of them can compute.
 
 Measured with TensorRT-RTX 1.7.1, which builds for the listed compute capabilities on any machine: with FP8 in the graph
-it refuses targets before sm89, with BF16 it refuses sm75. Without a named target it would build for "Ampere and later"
-and fail on the user's card instead, so targets are always named.
+it refuses targets before sm89, with BF16 it refuses sm75; int8 it takes for all of them. Without a named target it
+would build for "Ampere and later" and fail on the user's card instead, so targets are always named.
 """
 
 from collections.abc import Sequence
@@ -21,27 +21,34 @@ class Target:
 
 
 TARGETS = {
-    "sm75": Target("Turing: RTX 20", ("float32", "float16")),
-    "sm80": Target("Ampere: A100", ("float32", "float16", "bfloat16")),
-    "sm86": Target("Ampere: RTX 30", ("float32", "float16", "bfloat16")),
-    "sm89": Target("Ada: RTX 40, L4, L40S", ("float32", "float16", "bfloat16", "float8")),
-    "sm120": Target("Blackwell: RTX 50", ("float32", "float16", "bfloat16", "float8")),
-    "sm121": Target("Blackwell: DGX Spark", ("float32", "float16", "bfloat16", "float8")),
+    "sm75": Target("Turing: RTX 20", ("float32", "float16", "int8")),
+    "sm80": Target("Ampere: A100", ("float32", "float16", "bfloat16", "int8")),
+    "sm86": Target("Ampere: RTX 30", ("float32", "float16", "bfloat16", "int8")),
+    "sm89": Target("Ada: RTX 40, L4, L40S", ("float32", "float16", "bfloat16", "int8", "float8")),
+    "sm120": Target("Blackwell: RTX 50", ("float32", "float16", "bfloat16", "int8", "float8")),
+    "sm121": Target("Blackwell: DGX Spark", ("float32", "float16", "bfloat16", "int8", "float8")),
 }
 DEFAULT_TARGETS = ("sm89", "sm120")
-_PRECISIONS = {"float8": "fp8 and fp8-weight-only", "float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+_CODES = {"fp8": "float8", "int8": "int8"}
+_PRECISIONS = {
+    "float8": "fp8 and fp8-weight-only",
+    "int8": "int8",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
 
 
 def check_targets(targets: Sequence[str], precision: Precision) -> tuple[str, ...]:
     """The targets in order and each once; ValueError for one that is unknown or cannot compute the precision."""
     if unknown := [target for target in targets if target not in TARGETS]:
         raise ValueError(f"--target {unknown[0]!r} is not known, wanted some of {', '.join(TARGETS)}")
-    wanted = {precision.compute} | ({{"fp8": "float8", "int8": "int8"}[precision.codes]} if precision.codes else set())
+    wanted = {precision.compute} | ({_CODES[precision.codes]} if precision.codes else set())
     for target in targets:
         if missing := sorted(wanted - set(TARGETS[target].types)):
             raise ValueError(
                 f"--target {target} ({TARGETS[target].cards}) cannot compute in {' and '.join(missing)}. "
-                f"What each target takes: {_abilities()}. Choose --precision {_offer(target)} for it"
+                f"What each target takes: {_abilities()}. Choose {_offer(target, precision)} for it"
             )
     return tuple(name for name in TARGETS if name in targets)
 
@@ -52,5 +59,10 @@ def _abilities() -> str:
     )
 
 
-def _offer(target: str) -> str:
-    return " or ".join(_PRECISIONS[kind] for kind in ("float16", "bfloat16") if kind in TARGETS[target].types)
+def _offer(target: str, precision: Precision) -> str:
+    """What a user would want instead, in options."""
+    base = "" if "bfloat16" in TARGETS[target].types else " --base fp16"
+    if precision.codes == "int8":
+        return f"--precision int8{base}"
+    plain = " or ".join(_PRECISIONS[kind] for kind in ("float16", "bfloat16") if kind in TARGETS[target].types)
+    return f"--precision int8{base}, or --precision {plain}," if precision.codes else f"--precision {plain}"

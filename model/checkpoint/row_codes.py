@@ -11,6 +11,8 @@ from torch import Tensor
 
 E4M3_MAX = 448.0
 INT8_MAX = 127.0
+_SIGN_AND_MAGNITUDE = ~0x4000
+"""Of a float16's bits, all but the one that the sign extension of a shifted e4m3 code leaves between them."""
 _SMALLEST_ROW = 1e-12
 """Least magnitude that a row's largest value counts as: empty rows do not divide by zero."""
 
@@ -21,6 +23,16 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = _scales(weight, E4M3_MAX)
     codes = (weight / scale[:, None]).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return codes, scale
+
+
+def decode_e4m3(codes: Tensor) -> Tensor:
+    """The float32 values of e4m3 codes, none of which is NaN; several times as fast as PyTorch's conversion.
+
+    Sign, exponent and mantissa are moved to where float16 has them; what is left is the difference of the exponents'
+    biases, 2^8.
+    """
+    bits = codes.view(torch.int8).to(torch.int16).bitwise_left_shift_(7).bitwise_and_(_SIGN_AND_MAGNITUDE)
+    return bits.view(torch.float16).float().mul_(256.0)
 
 
 def quantize_rows_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

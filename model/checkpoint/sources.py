@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from model.checkpoint.row_codes import quantize_rows
+from model.checkpoint.row_codes import decode_e4m3, quantize_rows
 from model.checkpoint.tensor_files import CheckpointError, StoredTensor, finite
 
 _NAN_CODE = 0x7F
@@ -122,7 +122,7 @@ class Stored:
         if not self.coded:
             return _concatenated([finite(part.read().float(), part.file, part.name) for part in self.parts])
         codes, scales = self.read_codes()
-        return codes.float() * scales.reshape(-1, *[1] * (codes.ndim - 1))
+        return decode_e4m3(codes).mul_(scales.reshape(-1, *[1] * (codes.ndim - 1)))
 
     def quantized(self) -> tuple[Tensor, Tensor]:
         return self.read_codes() if self.coded else quantize_rows(self.read())
@@ -136,7 +136,7 @@ class Stored:
         codes = [part.read() for part in self.parts]
         scales = [finite(scale.read().float(), scale.file, scale.name) for scale in self.scales]
         for part, values in zip(self.parts, codes, strict=True):
-            if ((values.view(torch.uint8) & _NAN_CODE) == _NAN_CODE).any():
+            if (values.view(torch.uint8) & _NAN_CODE).amax() == _NAN_CODE:
                 raise CheckpointError(f"{part.file}: {part.name} holds NaN or infinity; the file is damaged")
         for stored, scale in zip(self.scales, scales, strict=True):
             if not (scale > 0).all():

@@ -19,7 +19,8 @@ def run(checkpoint, prompts, tmp_path):
     output = tmp_path / "ranges.json"
 
     def run(*arguments, output=output):
-        fixed = ["--checkpoint", checkpoint.directory, "--prompts", prompts, "--width", 256, "--height", 256]
+        fixed = ["--measure", "ranges", "--checkpoint", checkpoint.directory, "--prompts", prompts]
+        fixed += ["--width", 256, "--height", 256]
         steps = [] if "--preset" in arguments else ["--steps", 1]
         return main([*map(str, [*fixed, *steps, "--output", output, *arguments])])
 
@@ -209,6 +210,8 @@ def test_module_command(checkpoint, tmp_path):
         sys.executable,
         "-m",
         "calibration",
+        "--measure",
+        "ranges",
         "--checkpoint",
         checkpoint.directory,
         "--limit",

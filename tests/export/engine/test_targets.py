@@ -20,7 +20,11 @@ def test_tensorrt_needs_the_gpu(tmp_path, capsys):
     [
         (("--precision", "fp8", "--target", "sm90"), "--target 'sm90' is not known, wanted some of sm75, sm80, sm86"),
         (("--precision", "fp8", "--target", "sm86"), r"sm86 (Ampere: RTX 30) cannot compute in float8"),
-        (("--precision", "fp8-weight-only", "--target", "sm80"), "Choose --precision fp16 or bf16 for it"),
+        (
+            ("--precision", "fp8-weight-only", "--target", "sm80"),
+            "Choose --precision int8, or --precision fp16 or bf16, for it",
+        ),
+        (("--precision", "int8", "--target", "sm75"), "Choose --precision int8 --base fp16 for it"),
         (("--precision", "bf16", "--target", "sm75"), "sm75 (Turing: RTX 20) cannot compute in bfloat16"),
         (
             (

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from model.checkpoint.directory import open_checkpoint
-from model.checkpoint.row_codes import quantize_rows, quantize_rows_int8
+from model.checkpoint.row_codes import decode_e4m3, quantize_rows, quantize_rows_int8
 
 
 def test_quantizing_what_was_quantized_gives_the_same_codes(peer):
@@ -40,3 +40,9 @@ def test_int8_of_a_float8_checkpoint_is_one_rounding(peer):
     codes, scale = quantize_rows_int8(weight)
     off = (codes.float() * scale[:, None] - weight).abs()
     assert (off <= 0.5001 * scale[:, None]).all() and off.max() > 0
+
+
+def test_decoding_is_pytorchs():
+    """Every code but the two NaN."""
+    codes = torch.tensor([c for c in range(256) if c & 0x7F != 0x7F], dtype=torch.uint8).view(torch.float8_e4m3fn)
+    assert torch.equal(decode_e4m3(codes), codes.float())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from support.small_graphs import FLOAT, SmallGraph, operators, picture, run, whole_numbers
 
-from export.graph.passes.qdq import FP8, quantize_input, quantize_weights
+from export.graph.passes.codes import FP8
+from export.graph.passes.qdq import quantize_input, quantize_weights
 from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Known
 
@@ -55,7 +56,7 @@ def test_weights_become_codes_and_row_scales(form, dtype, behind):
     for name, source in sources.items():
         codes, scales = quantize_rows(source.read())
         stored = [model.graph.initializers[n].const_value for n in (name, f"{name}_scale")]
-        assert [tensor.dtype for tensor in stored] == [FP8, FLOAT]
+        assert [tensor.dtype for tensor in stored] == [FP8.dtype, FLOAT]
         assert stored[0].tobytes() == codes.view(torch.uint8).numpy().tobytes()
         assert stored[1].tobytes() == scales.numpy().tobytes()
     for node in model.graph:
