@@ -5,7 +5,7 @@ blocks' products rounded where the recipe says. The softmax of a float8 attentio
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +156,18 @@ def _dtype(checkpoint: Checkpoint, stage: str) -> torch.dtype:
     size = sum(4 * torch.Size(source.shape).numel() for source in checkpoint.sources[stage].values())
     available = available_memory()
     return torch.float32 if available is None or size <= _WHOLE * available else torch.bfloat16
+
+
+@contextmanager
+def rounded(checkpoint: Checkpoint, stage: str, options: StageOptions) -> Iterator[nn.Module]:
+    """The whole module of a stage in float32, rounded as the options say; for models that fit into memory."""
+    module, layers = checkpoint.load(stage), layers_of(checkpoint, stage)
+    rounding, points = _Rounding(checkpoint, stage, options, module), options.recipe.points(stage, layers)
+    with ExitStack() as blocks:
+        for layer in range(layers):
+            here = [point for point in points if point.startswith(f"{stage}.layers.{layer}.")]
+            blocks.enter_context(rounding.of(layer, here))
+        yield module
 
 
 class _Rounding:
