@@ -27,7 +27,7 @@ from export.velocity import TRANSFORMERS, Sample, rms, trajectory_samples, veloc
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs, write_files
 from runtime.console import guard
 from runtime.progress import track
 
@@ -99,23 +99,23 @@ def run(args: argparse.Namespace) -> None:
     for name in ("limit", "levels"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, wanted at least 1")
-    with PendingFiles([args.output], args.overwrite) as pending:
-        directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
-        checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
-        ranges = activation_ranges(checkpoint, args.calibration, args.quiet)
-        prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
-        # Not the first ones: the demo's own calibration starts there.
-        prompts = prompts[len(prompts) // (2 * args.limit) :: max(1, len(prompts) // args.limit)][: args.limit]
-        samples = trajectory_samples(checkpoint, prompts, args.preset, args.levels, args.seed)
-        rows = measure(checkpoint, ranges, samples, args.quiet)
-        report = {
-            "checkpoint": ranges.model.name,
-            "algorithm": ranges.algorithm,
-            "preset": args.preset,
-            "prompts": prompts,
-            "groups": rows,
-        }
-        pending.commit([(json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()])
+    check_outputs([args.output], args.overwrite)
+    directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
+    checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
+    ranges = activation_ranges(checkpoint, args.calibration, args.quiet)
+    prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
+    # Not the first ones: the demo's own calibration starts there.
+    prompts = prompts[len(prompts) // (2 * args.limit) :: max(1, len(prompts) // args.limit)][: args.limit]
+    samples = trajectory_samples(checkpoint, prompts, args.preset, args.levels, args.seed)
+    rows = measure(checkpoint, ranges, samples, args.quiet)
+    report = {
+        "checkpoint": ranges.model.name,
+        "algorithm": ranges.algorithm,
+        "preset": args.preset,
+        "prompts": prompts,
+        "groups": rows,
+    }
+    write_files([args.output], [(json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()], args.overwrite)
     if not args.quiet:
         print(f"{'relative error of the velocity':>32}  group quantized")
         for row in rows:

@@ -7,16 +7,23 @@ from collections.abc import Callable
 from types import FrameType
 
 ERROR, INTERRUPTED = 1, 130
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a program to end: by an administrator, and by a terminal that is closed. Windows has no SIGHUP."""
 USER_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)
 """What a user can cause; anything else is a mistake of ours and keeps its traceback."""
 
 
 def guard(program: str, job: Callable[[], None]) -> int:
-    """Run `job` and return the exit code: 0, 1 after an error, 130 after Ctrl-C; 143 is raised after SIGTERM.
+    """Run `job` and return the exit code: 0, 1 after an error, 130 after Ctrl-C.
+
+    After SIGTERM and SIGHUP the exit codes 143 and 129 are raised.
 
     Errors are printed to stderr in one line. With logging at DEBUG the traceback goes there as well.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _ENDING:
+        # One that whoever started this command ignores, as nohup does, stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
     try:
         job()
     except KeyboardInterrupt:
@@ -39,4 +46,6 @@ def describe(error: BaseException) -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    for again in _ENDING:
+        signal.signal(again, signal.SIG_IGN)  # what cleans up now must come to its end
     raise SystemExit(128 + number)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from runtime.image.png import png
+from runtime.image.output_files import png
 from serving.batching import Picture
 from serving.tensors import IMAGE, METADATA, PICTURE_OUTPUTS, PNG, PNG_BASE64, SEED
 

@@ -1,4 +1,4 @@
-"""The command ``trt-generate``: prompts in, PNG files out."""
+"""The command ``trt-generate``: prompts in, picture files out."""
 
 import argparse
 import json

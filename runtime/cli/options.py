@@ -66,11 +66,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=DEFAULT_OUTPUT,
         metavar="FILE",
-        help="PNG to write (default: %(default)s); several pictures get -0, -1, … before the suffix, those of a prompt "
-        "file the line's number",
+        help="PNG, JPEG or WebP file to write, as the suffix says (default: %(default)s); several pictures get -0, -1, "
+        "… before the suffix, those of a prompt file the line's number",
     )
     add("--overwrite", action="store_true", help="replace existing output")
-    add("--layout", type=Path, metavar="FILE", help="first draw the caption's boxes and texts into this PNG")
+    add("--layout", type=Path, metavar="FILE", help="first draw the caption's boxes and texts into this picture")
     add(
         "--layout-font",
         type=Path,
@@ -88,7 +88,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_preview(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--preview", type=Path, metavar="FILE", help="PNG that shows the picture as it emerges")
+    group.add_argument("--preview", type=Path, metavar="FILE", help="picture that shows the picture as it emerges")
     group.add_argument("--preview-every", type=int, metavar="N", help=f"steps between previews (default: {EVERY})")
 
 

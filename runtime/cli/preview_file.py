@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Collection
 from pathlib import Path
 
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs
 from runtime.bundle.manifest import Manifest
 from runtime.errors import RequestError
+from runtime.image.output_files import check_suffix
 from runtime.image.preview import EVERY, PreviewFile
 from runtime.plan import Plan
 
@@ -17,7 +18,8 @@ def check_preview(args: argparse.Namespace, manifest: Manifest, outputs: Collect
     Raises:
         FileExistsError: the file may not be overwritten.
         FileNotFoundError, PermissionError: its directory does not exist or cannot be written.
-        RequestError: it is one of the outputs, or the bundle was made without the colours of its latents.
+        RequestError: its suffix names no format, it is one of the outputs, or the bundle was made without the colours
+            of its latents.
     """
     if args.preview is None:
         if args.preview_every is not None:
@@ -29,8 +31,8 @@ def check_preview(args: argparse.Namespace, manifest: Manifest, outputs: Collect
         raise RequestError(f"--preview-every is {args.preview_every}, wanted 1 or more steps")
     if args.preview.absolute() in [file.absolute() for file in outputs]:
         raise RequestError(f"--preview {args.preview} is the output as well, wanted another file")
-    with PendingFiles([args.preview], args.overwrite):
-        pass  # it can be written
+    check_outputs([args.preview], args.overwrite)
+    check_suffix(args.preview)
 
 
 def preview_of(args: argparse.Namespace, manifest: Manifest, plan: Plan) -> PreviewFile | None:

@@ -17,7 +17,7 @@ from support.processes import ROOT, shell_code, start
 from runtime import Pipeline
 from runtime.cli.main import main
 from runtime.errors import BundleError, NonFiniteError
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.sampling.noise import randn
 from runtime.sampling.schedule import PRESETS, schedule
 
@@ -392,7 +392,7 @@ def test_output_directory_that_cannot_be_written(tmp_path, capsys):
     assert f"cannot write to {folder}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_leaves_nothing(demo_bundle, tmp_path, sent, code):
     command = [sys.executable, "-m", "runtime", "--bundle", demo_bundle, "--output", tmp_path / "a.png"]
     process = start([*command, "--prompt", "x", "--steps", 1000])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.image.png import png
+from runtime.image.output_files import png
 from serving.batching import Picture
 from serving.responses import reply, wanted_outputs
 from serving.settings import Settings, device_of, read_settings
