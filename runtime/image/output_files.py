@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, features
 
+from runtime.console import json_text
 from runtime.errors import RequestError
 
 TEXT_KEY = "ideogram4"
@@ -61,7 +62,7 @@ def png(image: np.ndarray, settings: dict[str, Any] | None) -> bytes:
     """A PNG file of a picture (H, W, 3) uint8 with `settings` as JSON in an iTXt chunk."""
     info = PngImagePlugin.PngInfo()
     if settings is not None:
-        info.add_itxt(TEXT_KEY, json.dumps(settings, ensure_ascii=False))
+        info.add_itxt(TEXT_KEY, json_text(settings))
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
