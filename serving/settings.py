@@ -1,9 +1,11 @@
 """What Triton tells a model instance about itself: where the bundle is, and what to run it on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from runtime.loading import VERIFY as CHECKS
 
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
 """Names of the parameters in config.pbtxt."""
@@ -18,8 +20,8 @@ class Settings:
     device: str
     threads: int | None
     """CPU threads for a graph; None for one per core."""
-    verify: bool
-    """Whether the hashes of the bundle's files are compared before loading."""
+    verify: str
+    """How the bundle's files are checked before loading: one of `runtime.loading.VERIFY`."""
     unload: bool
     """Whether the model asks the server to unload it when its engine has failed."""
     limit: int
@@ -47,10 +49,18 @@ def read_settings(args: Mapping[str, str]) -> Settings:
         parameters.get(BACKEND, "auto"),
         device_of(args["model_instance_kind"], args["model_instance_device_id"]),
         int(threads) if threads else None,
-        _flag(parameters, VERIFY),
+        _choice(parameters, VERIFY, CHECKS),
         _flag(parameters, UNLOAD),
         max(1, config["max_batch_size"]),
     )
+
+
+def _choice(parameters: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The value of a parameter; the first of `choices` where it is missing."""
+    value = parameters.get(name, choices[0])
+    if value not in choices:
+        raise ValueError(f"the parameter {name!r} is {value!r}, wanted one of {', '.join(choices)}")
+    return value
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool:

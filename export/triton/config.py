@@ -62,7 +62,7 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
 
 def _parameters(config: ModelConfig) -> dict[str, str]:
     threads = {} if config.threads is None else {THREADS: str(config.threads)}
-    flags = {VERIFY: str(config.verify).lower(), UNLOAD: str(config.unload).lower()}
+    flags = {VERIFY: "auto" if config.verify else "off", UNLOAD: str(config.unload).lower()}
     return {BUNDLE: config.bundle, BACKEND: config.backend} | flags | threads
 
 

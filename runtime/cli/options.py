@@ -8,6 +8,7 @@ from runtime.cli.backend_options import add_backend_options
 from runtime.cli.request_options import add_request_options
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.image.preview import EVERY
+from runtime.loading import VERIFY
 from runtime.prompt.caption import CHECKS
 
 PROGRAM = "trt-generate"
@@ -96,5 +97,9 @@ def _add_backend(group: argparse._ArgumentGroup) -> None:
     add_backend_options(group)
     group.add_argument("--devices", metavar="A,B", help="two GPUs, such as 0,1: one for each transformer")
     group.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="skip hashing the bundle's files before loading"
+        "--verify",
+        choices=VERIFY,
+        default="auto",
+        help="how the bundle's files are checked before loading: the hashes of those that are used, unless they were "
+        "verified before and have not changed since; the hashes of all; or only sizes (default: %(default)s)",
     )

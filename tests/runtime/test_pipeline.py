@@ -233,15 +233,17 @@ def flip(file):
     file.write_bytes(data)
 
 
-def test_no_verify_skips_the_hashes(bundle, tmp_path):
+def test_verify_off_skips_the_hashes(bundle, tmp_path):
     flip(bundle / "onnx/weights/dit_cond.data")
-    assert run("--prompt", "x", "--steps", 1, "--no-verify", "--quiet", bundle=bundle, output=tmp_path / "o.png") == 0
+    assert (
+        run("--prompt", "x", "--steps", 1, "--verify", "off", "--quiet", bundle=bundle, output=tmp_path / "o.png") == 0
+    )
 
 
 def test_graph_that_is_no_onnx(bundle, tmp_path, capsys):
     (bundle / "onnx/dit_cond.onnx").write_bytes(b"nonsense")
     edit_manifest(bundle, lambda d: d["files"]["onnx/dit_cond.onnx"].update(size=8))
-    assert run("--prompt", "x", "--no-verify", bundle=bundle, output=tmp_path / "o.png") == 1
+    assert run("--prompt", "x", "--verify", "off", bundle=bundle, output=tmp_path / "o.png") == 1
     assert "ONNX Runtime cannot load graph dit_cond" in capsys.readouterr().err
 
 

@@ -160,7 +160,7 @@ def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
 
 
 def test_engine_that_cannot_make_a_picture_is_not_loaded(demo_bundle, monkeypatch):
-    settings = Settings(demo_bundle, "auto", "cpu", 1, True, True, 4)
+    settings = Settings(demo_bundle, "auto", "cpu", 1, "auto", True, 4)
     assert Engine.load(settings).limit == 4
 
     def run(*arguments, **more):

@@ -67,10 +67,10 @@ def args(parameters, kind="CPU", device="0"):
 
 def test_settings():
     assert read_settings(args({"bundle": "bundle"})) == Settings(
-        Path("/models/m/1/bundle"), "auto", "cpu", None, True, True, 4
+        Path("/models/m/1/bundle"), "auto", "cpu", None, "auto", True, 4
     )
-    given = {"bundle": "/b", "backend": "ort", "threads": "3", "verify": "false", "unload_when_failed": "false"}
-    assert read_settings(args(given, "GPU", "2")) == Settings(Path("/b"), "ort", "cuda:2", 3, False, False, 4)
+    given = {"bundle": "/b", "backend": "ort", "threads": "3", "verify": "off", "unload_when_failed": "false"}
+    assert read_settings(args(given, "GPU", "2")) == Settings(Path("/b"), "ort", "cuda:2", 3, "off", False, 4)
     assert read_settings(args({"bundle": "../../other/1/bundle"})).bundle == Path("/models/other/1/bundle")
 
 
@@ -79,7 +79,7 @@ def test_settings():
     [
         ({}, "config.pbtxt of m lacks the parameter 'bundle'"),
         ({"bundle": "b", "threads": "two"}, "the parameter 'threads' is 'two', wanted a number of CPU threads"),
-        ({"bundle": "b", "verify": "yes"}, "the parameter 'verify' is 'yes', wanted true or false"),
+        ({"bundle": "b", "verify": "yes"}, "the parameter 'verify' is 'yes', wanted one of auto, full, off"),
         ({"bundle": "b", "unload_when_failed": ""}, "the parameter 'unload_when_failed' is '', wanted true or false"),
     ],
 )

@@ -64,7 +64,7 @@ def test_configuration(repository):
     assert parameters(unary) == {
         "bundle": "bundle",
         "backend": "auto",
-        "verify": "true",
+        "verify": "auto",
         "unload_when_failed": "true",
         "threads": "2",
     }
@@ -95,7 +95,7 @@ def test_batching_and_a_bundle_elsewhere(demo_bundle, tmp_path):
     policy = "default_queue_policy { max_queue_size: 7 }"
     assert f"dynamic_batching {{ max_queue_delay_microseconds: 500 {policy} }}" in config
     given = parameters(config)
-    assert (given["bundle"], given["verify"], given["unload_when_failed"]) == ("/data/b", "false", "false")
+    assert (given["bundle"], given["verify"], given["unload_when_failed"]) == ("/data/b", "off", "false")
     assert not (tmp_path / "r" / "ideogram4" / "1" / "bundle").exists()
     assert "which is at `/data/b`" in (tmp_path / "r" / "README.md").read_text()
 
