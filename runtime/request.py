@@ -20,6 +20,7 @@ from runtime.image.files import decode_rgb, rgb_array, to_mask
 from runtime.image.inpaint import MAX_FEATHER
 from runtime.image.resize import FITS
 from runtime.prompt.caption import Caption
+from runtime.prompt.tokens import check_length
 from runtime.sampling.guidance import UnconditionalPasses, parse_interval
 from runtime.sampling.noise import SEED_LIMIT
 from runtime.sampling.schedule import check_number, check_preset, check_steps, parse_guidance
@@ -43,8 +44,9 @@ class Request:
     ``0.1:0.8`` as schedule and interval. Requests that hold pixels cannot be compared with ``==``.
 
     Attributes:
-        prompt: plain text, or a JSON caption that the model reads exactly as written
-        negative_prompt: what should not appear; takes the place of the unconditional pass, so it needs guidance
+        prompt: plain text, or a JSON caption that the model reads exactly as written; at most 65536 bytes
+        negative_prompt: what should not appear, at most 65536 bytes; takes the place of the unconditional pass, so it
+            needs guidance
         width: pixels, a multiple of 16; default: the image's width, else the bundle's default size
         height: pixels, a multiple of 16; default: the image's height, else the bundle's default size
         preset: steps, guidance and schedule by name
@@ -224,6 +226,8 @@ def _check_weights(name: str, value: Weights) -> None:
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "prompt": check_length,
+    "negative_prompt": check_length,
     "preset": lambda name, value: check_preset(value),
     "steps": lambda name, value: check_steps(value),
     "guidance": _check_weights,

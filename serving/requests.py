@@ -9,7 +9,9 @@ import numpy as np
 from runtime.errors import RequestError
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan, make_plan
+from runtime.prompt.tokens import MAX_BYTES
 from runtime.request import INTERVAL, KINDS, MAX_IMAGES, PICTURE, Request
+from runtime.sampling.schedule import MAX_STEPS
 from serving.pictures import read_picture
 from serving.tensors import INPUTS, NUMPY_TYPES, Tensor
 
@@ -50,12 +52,12 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[P
 
 
 def _check(spec: Tensor, array: np.ndarray) -> np.ndarray:
-    """The array; ValueError unless it has the type of `spec` and the shape (B, 1) or (B, K), K of at least 1."""
+    """The array; RequestError unless it has the type of `spec` and the shape (B, 1) or (B, K), K from 1 to 1000."""
     wanted = NUMPY_TYPES[spec.type]
     (entries,) = spec.dims
-    fits = array.ndim == 2 and array.size > 0 and entries in (-1, array.shape[1])
+    fits = array.ndim == 2 and array.size > 0 and entries in (-1, array.shape[1]) and array.shape[1] <= MAX_STEPS
     if array.dtype != wanted or not fits:
-        shape = f"B, {'K' if entries == -1 else entries}"
+        shape = f"B, {f'K up to {MAX_STEPS}' if entries == -1 else entries}"
         raise RequestError(f"the input {spec.name!r} is {array.dtype} {list(array.shape)}, wanted {wanted} [{shape}]")
     return array
 
@@ -83,6 +85,8 @@ def _value(name: str, entries: np.ndarray) -> Any:
 
 
 def _text(name: str, data: bytes) -> str:
+    if len(data) > MAX_BYTES:
+        raise RequestError(f"the input {name!r} has {len(data)} bytes, wanted at most {MAX_BYTES}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime import Pipeline
+from runtime import Pipeline, RequestError
 from runtime.plan import make_plan
 from serving.requests import read_plans
 from serving.tensors import INPUTS, NUMPY_TYPES
@@ -84,7 +84,7 @@ def test_rows_have_their_own_values(pipeline):
         (tensors(prompt=np.empty((0, 1), object)), r"the input 'prompt' is object \[0, 1\], wanted"),
         (
             tensors(prompt=[[b"x"]], guidance=np.empty((1, 0))),
-            r"'guidance' is float32 \[1, 0\], wanted float32 \[B, K\]",
+            r"'guidance' is float32 \[1, 0\], wanted float32 \[B, K up to 1000\]",
         ),
         (tensors(prompt=[[b"x"]]) | {"seed": np.ones((1, 1), np.int32)}, r"'seed' is int32 \[1, 1\], wanted int64"),
         (tensors(prompt=[[b"x"]], seed=[[1], [2]]), "the input 'seed' has 2 rows, wanted 1, as prompt has"),
@@ -102,3 +102,24 @@ def test_rows_have_their_own_values(pipeline):
 def test_refused(pipeline, request_, message):
     with pytest.raises(ValueError, match=message):
         read_plans(pipeline, request_)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "preset", "unconditional", "fit", "vae_tile"])
+def test_texts_are_measured_before_they_are_read(pipeline, monkeypatch, name):
+    """Ten megabytes are refused by their length: neither decoded nor tokenized."""
+
+    class Text(bytes):
+        def decode(self, *_):
+            raise AssertionError("somebody looked into the text")
+
+    columns = {"prompt": [[b"x"]]}
+    column = np.empty((1, 1), object)
+    column[0, 0] = Text(b"a " * (5 << 20))
+    with pytest.raises(RequestError, match=f"the input '{name}' has 10485760 bytes, wanted at most 65536$"):
+        read_plans(pipeline, tensors(**columns) | {name: column})
+
+
+def test_weights_are_counted_before_they_are_read(pipeline):
+    request = tensors(prompt=[[b"x"]], steps=[[3]]) | {"guidance": np.ones((1, 10**6), np.float32)}
+    with pytest.raises(RequestError, match=r"'guidance' is float32 \[1, 1000000\], wanted float32 \[B, K up to 1000\]"):
+        read_plans(pipeline, request)

@@ -11,6 +11,7 @@ from support.caption_examples import POSTER_LINE
 from support.command_line import FAST, names, write
 from support.processes import ROOT
 
+from runtime.image import output_files
 from runtime.image.output_files import read_settings
 
 
@@ -44,13 +45,13 @@ def test_a_second_run_knows_its_files(run, folder, loads, suffix):
     assert names(folder) == sorted([*(f"{name}-{i}{suffix}" for name in ("a-0001", "own") for i in (0, 1)), "p.jsonl"])
 
 
-def test_a_prompt_that_jpeg_cannot_hold_is_refused_before_any_work(run, folder, capsys, loads):
-    """One that takes few tokens and many bytes."""
-    caption = '{"compositional_deconstruction":{"background":"' + " " * 70_000 + '","elements":[]}}'
-    given = ("--prompt", caption, "--check-caption", "off", *FAST)
-    code = run(*given, "--output", "a.jpg")
-    error = capsys.readouterr().err
-    assert code == 1 and ("a JPEG file holds" in error or "tokens" in error) and names(folder) == [] and not loads
+def test_settings_that_jpeg_cannot_hold_are_refused_before_any_work(run, folder, capsys, monkeypatch, loads):
+    monkeypatch.setattr(output_files, "MAX_EXIF", 400)  # the longest prompt and schedule stay far below the real limit
+    given = ("--prompt", "x" * 100, *FAST)
+    assert run(*given, "--output", "a.jpg") == 1
+    assert "bytes, and a JPEG file holds 400: choose .png or .webp" in capsys.readouterr().err
+    assert names(folder) == [] and not loads
+    assert run(*given, "--output", "a.webp") == 0
 
 
 def test_two_processes_that_write_one_file(demo_bundle, folder):
