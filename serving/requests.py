@@ -1,5 +1,6 @@
 """A request's tensors to plans, checked. Knows no Triton: `serving.wire` hands over numpy arrays."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,19 +25,22 @@ class Ask:
     """One for each row of the request's tensors."""
     cancelled: Callable[[], bool]
     """Whether the client has given up; may be asked at any time."""
+    until: float = math.inf
+    """Time of `time.monotonic` after which the request is not worked for any more."""
 
 
-def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[Plan, ...]:
+def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray], most_work: float = math.inf) -> tuple[Plan, ...]:
     """One plan for each row of a request.
 
     Args:
         pipeline: whose bundle will make the pictures.
         tensors: the inputs that the request has, by name: (B, 1), ``guidance`` (B, K),
             ``guidance_interval`` (B, 2), with B rows.
+        most_work: see `serving.settings.Limits.work`.
 
     Raises:
-        RequestError: something is missing, of another type or shape, out of range, or the rows do not go together.
-            With several rows the message names the row.
+        RequestError: something is missing, of another type or shape, out of range, the rows do not go together, or they
+            are more work than a request may ask for. With several rows the message names the row.
     """
     columns = {spec.name: _check(spec, tensors[spec.name]) for spec in INPUTS if spec.name in tensors}
     if unknown := sorted(set(tensors) - {spec.name for spec in INPUTS}):
@@ -48,6 +52,7 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[P
         raise RequestError(f"the input {wrong[0]!r} has {len(columns[wrong[0]])} rows, wanted {rows}, as prompt has")
     plans = tuple(_plan(pipeline, columns, row, rows) for row in range(rows))
     _check_together(plans)
+    _check_work(plans, most_work)
     return plans
 
 
@@ -104,3 +109,14 @@ def _check_together(plans: tuple[Plan, ...]) -> None:
             )
     if (pictures := sum(plan.num_images for plan in plans)) > MAX_IMAGES:
         raise RequestError(f"the request asks for {pictures} pictures, wanted 1 to {MAX_IMAGES}")
+
+
+def _check_work(plans: tuple[Plan, ...], most: float) -> None:
+    """Raise RequestError when the pictures take more steps, or have more pixels, than a request may ask for."""
+    work = sum(plan.width * plan.height * len(plan.sampling.guidance) * plan.num_images for plan in plans) / 1e6
+    if work > most:
+        pictures, steps = sum(plan.num_images for plan in plans), max(len(plan.sampling.guidance) for plan in plans)
+        raise RequestError(
+            f"the request asks for {pictures} pictures of {plans[0].width}x{plans[0].height} in up to {steps} steps, "
+            f"{work:.4g} million pixels x steps, wanted at most {most:.4g}"
+        )

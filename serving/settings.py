@@ -1,6 +1,7 @@
 """What Triton tells a model instance about itself: where the bundle is, and what to run it on."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,25 @@ from pathlib import Path
 from runtime.loading import VERIFY as CHECKS
 
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
+WORK, SECONDS = "max_megapixel_steps", "max_seconds"
 """Names of the parameters in config.pbtxt."""
+
+
+DEFAULT_WORK = 1000.0
+"""Five pictures of 2048 x 2048, or twenty of 1024 x 1024, in the 48 steps of the longest preset."""
+DEFAULT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a request may ask for."""
+
+    together: int
+    """Pictures that run together, at most: ``max_batch_size``."""
+    work: float = DEFAULT_WORK
+    """Width x height x steps of all pictures of a request, in millions."""
+    seconds: float = DEFAULT_SECONDS
+    """That a request may take, from when the model gets it; then it is stopped behind its step."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +43,7 @@ class Settings:
     """How the bundle's files are checked before loading: one of `runtime.loading.VERIFY`."""
     unload: bool
     """Whether the model asks the server to unload it when its engine has failed."""
-    limit: int
-    """Pictures that run together, at most: ``max_batch_size``."""
+    limits: Limits
 
 
 def read_settings(args: Mapping[str, str]) -> Settings:
@@ -51,7 +69,11 @@ def read_settings(args: Mapping[str, str]) -> Settings:
         int(threads) if threads else None,
         _choice(parameters, VERIFY, CHECKS),
         _flag(parameters, UNLOAD),
-        max(1, config["max_batch_size"]),
+        Limits(
+            max(1, config["max_batch_size"]),
+            _amount(parameters, WORK, DEFAULT_WORK),
+            _amount(parameters, SECONDS, DEFAULT_SECONDS),
+        ),
     )
 
 
@@ -61,6 +83,18 @@ def _choice(parameters: Mapping[str, str], name: str, choices: Sequence[str]) ->
     if value not in choices:
         raise ValueError(f"the parameter {name!r} is {value!r}, wanted one of {', '.join(choices)}")
     return value
+
+
+def _amount(parameters: Mapping[str, str], name: str, default: float) -> float:
+    """A number above 0."""
+    value = parameters.get(name, str(default))
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError(f"the parameter {name!r} is {value!r}, wanted a number above 0")
+    return number
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool:

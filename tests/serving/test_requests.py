@@ -6,6 +6,7 @@ import pytest
 from runtime import Pipeline, RequestError
 from runtime.plan import make_plan
 from serving.requests import read_plans
+from serving.settings import DEFAULT_WORK
 from serving.tensors import INPUTS, NUMPY_TYPES
 
 
@@ -123,3 +124,26 @@ def test_weights_are_counted_before_they_are_read(pipeline):
     request = tensors(prompt=[[b"x"]], steps=[[3]]) | {"guidance": np.ones((1, 10**6), np.float32)}
     with pytest.raises(RequestError, match=r"'guidance' is float32 \[1, 1000000\], wanted float32 \[B, K up to 1000\]"):
         read_plans(pipeline, request)
+
+
+@pytest.mark.parametrize(
+    ("request_", "work"),
+    [
+        (tensors(prompt=[[b"x"]], steps=[[10]], width=[[512]], height=[[256]], num_images=[[3]]), 3.932160),
+        (tensors(prompt=[[b"x"]] * 2, steps=[[10], [4]], num_images=[[1], [2]]), 0.294912),
+        (tensors(prompt=[[b"x"]], preset=[[b"V4_TURBO_12"]]), 0.196608),
+    ],
+    ids=["pictures", "rows", "preset"],
+)
+def test_work_is_limited(pipeline, request_, work):
+    """Width x height x steps of all pictures, in millions; 128 x 128 is the demo's default."""
+    assert read_plans(pipeline, request_, work + 1e-9)
+    with pytest.raises(RequestError, match=f"asks for .* {work:.4g} million pixels x steps, wanted at most"):
+        read_plans(pipeline, request_, work - 1e-9)
+
+
+def test_an_hour_of_work_is_refused(pipeline):
+    request = tensors(prompt=[[b"x"]], steps=[[1000]], width=[[512]], height=[[512]], num_images=[[64]])
+    message = "64 pictures of 512x512 in up to 1000 steps, 1.678e.04 million pixels x steps, wanted at most 1000"
+    with pytest.raises(RequestError, match=message):
+        read_plans(pipeline, request, DEFAULT_WORK)
