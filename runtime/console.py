@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO, cast
 
+from runtime.errors import cut
+
+_LONGEST = 4000
+"""Characters of a message: a screen, whatever a file or a library had to say."""
 ERROR, INTERRUPTED, READER_GONE = 1, 130, 141
 """Exit codes; the last is a shell's for a program whose output nobody reads any more."""
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -49,7 +53,11 @@ def guard(program: str, job: Callable[[], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """The message of an error, without Python's decoration of operating-system errors."""
+    """The message of an error, of bounded length and without Python's decoration of operating-system errors."""
+    return cut(_described(error), _LONGEST)
+
+
+def _described(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}" if str(error) else "not enough memory"
     if isinstance(error, OSError) and error.strerror:

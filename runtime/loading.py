@@ -11,7 +11,7 @@ from runtime.bundle.integrity import GRAPHS, check_files
 from runtime.bundle.manifest import Manifest
 from runtime.bundle.verified import Verified
 from runtime.constants import NEGATIVE_GRAPH, TILE_GRAPHS
-from runtime.errors import BundleError, RequestError
+from runtime.errors import BundleError, RequestError, shown
 from runtime.plan import Plan
 from runtime.user_cache import cache_directory
 
@@ -57,7 +57,7 @@ def open_bundle(
     The arguments and what is raised are those of `Pipeline.load`.
     """
     if verify not in VERIFY:
-        raise RequestError(f"verify is {verify!r}, wanted one of {', '.join(VERIFY)}")
+        raise RequestError(f"verify is {shown(verify)}, wanted one of {', '.join(VERIFY)}")
     if devices is not None:
         check_two(devices, device, graphs)
     # One device is the same one twice.

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 from PIL import Image
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.image.files import decode_rgb, rgb_array, to_mask
 from runtime.image.inpaint import MAX_FEATHER
 from runtime.image.resize import FITS
@@ -190,7 +190,8 @@ def _picture(name: str, value: Any) -> Picture:
 
 def _tile(name: str, value: Any) -> Tile:
     if isinstance(value, str):
-        return int(value) if value.isdecimal() and value.isascii() else value
+        # Longer ones are no number of pixels, and Python refuses to read those of thousands of digits.
+        return int(value) if value.isdecimal() and value.isascii() and len(value) < 10 else value
     return _integer(name, value)
 
 
@@ -200,14 +201,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else shown(value)
 
 
 def _within(low: float, high: float, wanted: str) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if not low <= value <= high:
-            raise RequestError(f"{name} is {value}, wanted {wanted}")
+            raise RequestError(f"{name} is {shown(value)}, wanted {wanted}")
 
     return check
 
@@ -215,7 +215,7 @@ def _within(low: float, high: float, wanted: str) -> Callable[[str, Any], None]:
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if value not in choices:
-            raise RequestError(f"{name} is {value!r}, wanted one of {', '.join(choices)}")
+            raise RequestError(f"{name} is {shown(value)}, wanted one of {', '.join(choices)}")
 
     return check
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan, make_plan
 from runtime.prompt.tokens import MAX_BYTES
@@ -44,7 +44,7 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray], most_work:
     """
     columns = {spec.name: _check(spec, tensors[spec.name]) for spec in INPUTS if spec.name in tensors}
     if unknown := sorted(set(tensors) - {spec.name for spec in INPUTS}):
-        raise RequestError(f"there is no input {unknown[0]!r}, wanted some of {', '.join(s.name for s in INPUTS)}")
+        raise RequestError(f"there is no input {shown(unknown[0])}, wanted some of {', '.join(s.name for s in INPUTS)}")
     if missing := [spec.name for spec in INPUTS if spec.required and spec.name not in columns]:
         raise RequestError(f"the input {missing[0]!r} is missing")
     rows = len(columns["prompt"])

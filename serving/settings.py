@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import shown
 from runtime.loading import VERIFY as CHECKS
 
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
@@ -61,7 +62,7 @@ def read_settings(args: Mapping[str, str]) -> Settings:
     version = Path(args["model_repository"], args["model_version"])
     threads = parameters.get(THREADS, "")
     if threads and not (threads.isdecimal() and threads.isascii()):
-        raise ValueError(f"the parameter {THREADS!r} is {threads!r}, wanted a number of CPU threads")
+        raise ValueError(f"the parameter {THREADS!r} is {shown(threads)}, wanted a number of CPU threads")
     return Settings(
         (version / parameters[BUNDLE]).resolve(),
         parameters.get(BACKEND, "auto"),
@@ -81,7 +82,7 @@ def _choice(parameters: Mapping[str, str], name: str, choices: Sequence[str]) ->
     """The value of a parameter; the first of `choices` where it is missing."""
     value = parameters.get(name, choices[0])
     if value not in choices:
-        raise ValueError(f"the parameter {name!r} is {value!r}, wanted one of {', '.join(choices)}")
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted one of {', '.join(choices)}")
     return value
 
 
@@ -93,14 +94,14 @@ def _amount(parameters: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < math.inf:
-        raise ValueError(f"the parameter {name!r} is {value!r}, wanted a number above 0")
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted a number above 0")
     return number
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool:
     value = parameters.get(name, "true")
     if value not in ("true", "false"):
-        raise ValueError(f"the parameter {name!r} is {value!r}, wanted true or false")
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted true or false")
     return value == "true"
 
 

@@ -13,11 +13,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from runtime.console import describe
+from runtime.errors import cut
 from serving.batching import Cancelled, Expired, Outcome
 from serving.requests import Ask, read_plans
 from serving.responses import reply, wanted_outputs
 from serving.service import Engine, EngineFailedError
 from serving.tensors import INPUTS, PNG_PARAMETER
+
+_LONGEST = 500
+"""Characters of a message. gRPC carries it in a header, each byte beyond ASCII in three: 8 kB of it end a stream."""
 
 
 def read(engine: Engine, request: Any) -> Ask | Exception:
@@ -53,7 +57,8 @@ def arrays_response(arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _error(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error) or repr(error), _code(error)))
+    message = cut(describe(error) or type(error).__name__, _LONGEST)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, _code(error)))
 
 
 def _code(error: Exception) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from runtime.bundle.manifest import GraphSpec
-from runtime.errors import BackendError, ClosedError, RequestError
+from runtime.errors import BackendError, ClosedError, RequestError, shown
 from runtime.graph import check_feeds
 
 MAX_THREADS = 1024
@@ -151,7 +151,7 @@ def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
         return ["CPUExecutionProvider"]
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if not match:
-        raise RequestError(f"device is {device!r}, wanted cpu, cuda or cuda:N")
+        raise RequestError(f"device is {shown(device)}, wanted cpu, cuda or cuda:N")
     available = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in available:
         raise BackendError(

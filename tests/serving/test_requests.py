@@ -147,3 +147,12 @@ def test_an_hour_of_work_is_refused(pipeline):
     message = "64 pictures of 512x512 in up to 1000 steps, 1.678e.04 million pixels x steps, wanted at most 1000"
     with pytest.raises(RequestError, match=message):
         read_plans(pipeline, request, DEFAULT_WORK)
+
+
+@pytest.mark.parametrize("content", ["ä" * 30_000, "9" * 60_000, "x:" * 30_000], ids=["letters", "digits", "pairs"])
+@pytest.mark.parametrize("name", ["preset", "unconditional", "fit", "vae_tile", "image", "mask"])
+def test_no_message_echoes_a_whole_value(pipeline, name, content):
+    request = tensors(prompt=[[b"x"]]) | {name: np.array([[content.encode()]], object)}
+    with pytest.raises(RequestError) as refused:
+        read_plans(pipeline, request)
+    assert len(str(refused.value)) < 400

@@ -1,6 +1,7 @@
 """What a request may ask for, and how long it may take, on the real server."""
 
 import json
+import queue
 import urllib.error
 import urllib.request
 
@@ -58,3 +59,24 @@ def test_requests_end_in_time(altered, stream):
                 connection.infer("ideogram4", infer_inputs(client, FOREVER), **more)
             assert "UNAVAILABLE" in str(refused.value.status())
         assert "image" in ask(server, prompt="x", steps=1)
+
+
+def test_a_long_value_does_not_end_a_stream(server):
+    """gRPC carries messages in headers. The second request goes through the same stream."""
+    client, _ = triton("grpc")
+    answers = queue.Queue()
+    with connect(server, "grpc") as connection:
+        connection.start_stream(lambda result, error: answers.put((result, error)))
+        inputs = infer_inputs(client, {"prompt": "x", "preset": "ä" * 30_000})
+        connection.async_stream_infer("ideogram4_stream", inputs)
+        assert "preset is" in str(answers.get(timeout=PATIENCE)[1])
+        connection.async_stream_infer("ideogram4_stream", infer_inputs(client, {"prompt": "x", "steps": 1}))
+        result, error = answers.get(timeout=PATIENCE)
+        assert error is None and result is not None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_long_value_is_not_echoed(server, protocol):
+    with pytest.raises(triton(protocol)[1], match="preset is 'ää") as refused:
+        ask(server, protocol, prompt="x", preset="ä" * 30_000)
+    assert len(refused.value.message()) < 600
