@@ -18,7 +18,7 @@ from calibration.static.state import state_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs
 from runtime.console import guard
 from runtime.sampling.schedule import PRESETS
 
@@ -113,8 +113,7 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before weights are loaded."""
     started = time.perf_counter()
-    with PendingFiles([args.output], args.overwrite):
-        pass  # the directory can be written
+    check_outputs([args.output], args.overwrite)
     check_algorithm(args.algorithm, args.percentile)
     check_device(args.device)
     if args.limit is not None and args.limit < 1:

@@ -25,7 +25,7 @@ from export.rounding.compare import StageError, compare_stages
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs, write_files
 from runtime.console import guard
 
 PROGRAM = "export.sensitivity"
@@ -56,15 +56,17 @@ def run(args: argparse.Namespace) -> None:
     types = precision_of(args.precision, None, "ort", args.activations)
     if args.attention == "fp8" and args.precision != "fp8":
         raise ValueError(f"--attention fp8 goes with --precision fp8, and --precision is {args.precision}")
-    with PendingFiles([args.output], args.overwrite) as pending:
-        directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
-        checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
-        with tempfile.TemporaryDirectory() as folder:
-            known = measurements(checkpoint, types, args.calibration, Path(folder), Path(folder), args.quiet)
-        options = StageOptions(types, recipe_of(types, args.attention), _ranges(known), smoothing=_smoothing(known))
-        prompt = args.prompt or calibration_prompts(checkpoint)[0]
-        errors = compare_stages(checkpoint, options, prompt, args.quiet, by_point=True)
-        pending.commit([(json.dumps(_report(checkpoint, args, prompt, errors), indent=1) + "\n").encode()])
+    check_outputs([args.output], args.overwrite)
+    directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
+    checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
+    with tempfile.TemporaryDirectory() as folder:
+        known = measurements(checkpoint, types, args.calibration, Path(folder), Path(folder), args.quiet)
+    options = StageOptions(types, recipe_of(types, args.attention), _ranges(known), smoothing=_smoothing(known))
+    prompt = args.prompt or calibration_prompts(checkpoint)[0]
+    errors = compare_stages(checkpoint, options, prompt, args.quiet, by_point=True)
+    report = json.dumps(_report(checkpoint, args, prompt, errors), indent=1, ensure_ascii=False) + "
+"
+    write_files([args.output], [report.encode()], args.overwrite)
     if not args.quiet:
         print(table(errors))
 

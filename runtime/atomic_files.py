@@ -2,14 +2,19 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 
 def check_outputs(files: Sequence[Path], overwrite: bool) -> None:
-    """Raise FileExistsError or FileNotFoundError unless all files may be written."""
+    """Find out before the work starts whether its files can be written.
+
+    Raises:
+        FileExistsError: a file exists and may not be replaced, or is no plain file.
+        FileNotFoundError: its directory does not exist.
+        PermissionError: its directory cannot be written.
+    """
     for file in files:
         if file.is_dir():
             raise FileExistsError(f"the output {file} is a directory, wanted a file name such as {file / 'output'}")
@@ -19,55 +24,84 @@ def check_outputs(files: Sequence[Path], overwrite: bool) -> None:
             raise FileExistsError(f"the output {file} exists; choose another --output or add --overwrite")
         if not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"the output directory {file.parent} does not exist")
+    for folder in dict.fromkeys(file.parent for file in files):
+        _check_writable(next(file for file in files if file.parent == folder))
 
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write one file; an existing one is replaced."""
-    with PendingFiles([file], overwrite=True) as pending:
-        pending.commit([content])
+    write_files([file], [content], overwrite=True)
 
 
-class PendingFiles:
-    """Files that get their names only when all of them are written.
+def write_files(files: Sequence[Path], contents: Sequence[bytes], overwrite: bool) -> None:
+    """Write the contents under hidden names, then give all files their own.
 
-    Entering the context creates an empty hidden file beside each name, so that a directory that cannot be written is
-    found before the work starts. Leaving it without `commit` removes them.
+    Without `overwrite` a file that another program has made since `check_outputs` is left alone, and what was to be
+    there is kept beside it under a name that is free.
+
+    Raises:
+        FileExistsError: that has happened; the message says where the content is.
+        OSError: a file cannot be written. Nothing of any of them is left then.
     """
-
-    def __init__(self, files: Sequence[Path], overwrite: bool) -> None:
-        """Raises as `check_outputs` does."""
-        check_outputs(files, overwrite)
-        self.files = files
-        self.pending: list[Path] = []
-
-    def __enter__(self) -> "PendingFiles":
-        try:
-            for file in self.files:
-                handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.absolute().parent)
-                os.close(handle)
-                self.pending.append(Path(name))
-        except OSError as error:
-            self._remove()
-            raise PermissionError(f"cannot write to {file.parent}: {error.strerror}") from error
-        return self
-
-    def commit(self, contents: Sequence[bytes]) -> None:
-        """Write the contents, then give all files their names."""
-        mask = os.umask(0)
-        os.umask(mask)
-        for pending, content in zip(self.pending, contents, strict=True):
-            pending.write_bytes(content)
-            pending.chmod(0o666 & ~mask)  # mkstemp's files are private
-        for pending, file in zip(self.pending, self.files, strict=True):
-            os.replace(pending, file)
-        self.pending = []
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
-        for pending in self.pending:
+    hidden = [_hidden(file) for file in files]
+    try:
+        for name, file, content in zip(hidden, files, contents, strict=True):
+            _write(name, file, content)
+        moved = {}
+        for name, file in zip(hidden, files, strict=True):
+            if overwrite:
+                os.replace(name, file)
+            elif not _take_name(name, file):
+                moved[file] = file.with_name(f"{file.stem}{name.suffix}{file.suffix}")
+                os.replace(name, moved[file])
+    finally:
+        # Also after a signal: the names are known before the files are there.
+        for name in hidden:
             with contextlib.suppress(OSError):
-                pending.unlink()
+                name.unlink(missing_ok=True)
+    if moved:
+        told = [f"another program has made {file} meanwhile, so this one is in {kept}" for file, kept in moved.items()]
+        raise FileExistsError("; ".join(told))
+
+
+def _hidden(file: Path) -> Path:
+    """A name beside `file` that no other file has."""
+    return file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+
+
+def _check_writable(file: Path) -> None:
+    """Raise PermissionError unless a file can be made beside `file`."""
+    probe = _hidden(file)
+    try:
+        probe.touch(exist_ok=False)
+    except OSError as error:
+        raise PermissionError(f"cannot write to {file.parent}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _write(name: Path, file: Path, content: bytes) -> None:
+    try:
+        with name.open("xb") as stream:
+            stream.write(content)
+    except OSError as error:  # a full disk: what it says of itself does not name a file
+        raise type(error)(error.errno, error.strerror, str(file)) from error
+
+
+def _take_name(name: Path, file: Path) -> bool:
+    """Move a file to a name that is free; False if it is not. Of several programs that try, one succeeds."""
+    try:
+        os.link(name, file)
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links, such as those of memory cards: the name is taken first, then filled.
+        try:
+            file.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        os.replace(name, file)
+        return True
+    name.unlink()
+    return True

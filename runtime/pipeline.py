@@ -78,7 +78,7 @@ class Pipeline:
         device: str = "auto",
         memory: str = "auto",
         threads: int | None = None,
-        verify: bool = True,
+        verify: str = "auto",
         unconditional: bool = True,
         plans: Sequence[Plan] = (),
         vae_graphs: Sequence[str] | None = None,
@@ -94,7 +94,8 @@ class Pipeline:
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the first GPU for engines, the CPU for ONNX Runtime.
             memory: engines on the GPU: ``resident``, ``staged`` or ``auto``; see `runtime.tensorrt.memory_plan`.
             threads: CPU threads for a graph of ONNX Runtime; None for one per core.
-            verify: compare the SHA-256 of every file with the manifest, not only its size.
+            verify: ``auto`` compares the SHA-256 of files that are used with the manifest's, unless they were
+                verified before and have not changed since; ``full`` that of every file; ``off`` only sizes.
             unconditional: load the unconditional transformer, if there is one; pictures without guidance need none.
             plans: what will be run, if it is known: sizes that engines do not take are found before loading.
             vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them.

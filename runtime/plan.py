@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.bundle.manifest import Manifest
 from runtime.constants import TILE_GRAPHS
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.image.init_image import Source, Start, prepare
 from runtime.image.tiling import resolve_tile
 from runtime.prompt.caption import Caption
@@ -168,7 +168,7 @@ def _unconditional(request: Request) -> str:
         return request.unconditional or "graph"
     if request.unconditional is not None:
         raise RequestError(
-            f"negative_prompt and unconditional {request.unconditional!r} exclude each other: the negative prompt "
+            f"negative_prompt and unconditional {shown(request.unconditional)} exclude each other: the negative prompt "
             "takes the place of the unconditional pass"
         )
     return NEGATIVE

@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 from PIL import Image
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.image.files import decode_rgb, rgb_array, to_mask
 from runtime.image.inpaint import MAX_FEATHER
 from runtime.image.resize import FITS
 from runtime.prompt.caption import Caption
+from runtime.prompt.tokens import check_length
 from runtime.sampling.guidance import UnconditionalPasses, parse_interval
 from runtime.sampling.noise import SEED_LIMIT
 from runtime.sampling.schedule import check_number, check_preset, check_steps, parse_guidance
@@ -43,8 +44,9 @@ class Request:
     ``0.1:0.8`` as schedule and interval. Requests that hold pixels cannot be compared with ``==``.
 
     Attributes:
-        prompt: plain text, or a JSON caption that the model reads exactly as written
-        negative_prompt: what should not appear; takes the place of the unconditional pass, so it needs guidance
+        prompt: plain text, or a JSON caption that the model reads exactly as written; at most 65536 bytes
+        negative_prompt: what should not appear, at most 65536 bytes; takes the place of the unconditional pass, so it
+            needs guidance
         width: pixels, a multiple of 16; default: the image's width, else the bundle's default size
         height: pixels, a multiple of 16; default: the image's height, else the bundle's default size
         preset: steps, guidance and schedule by name
@@ -188,7 +190,8 @@ def _picture(name: str, value: Any) -> Picture:
 
 def _tile(name: str, value: Any) -> Tile:
     if isinstance(value, str):
-        return int(value) if value.isdecimal() and value.isascii() else value
+        # Longer ones are no number of pixels, and Python refuses to read those of thousands of digits.
+        return int(value) if value.isdecimal() and value.isascii() and len(value) < 10 else value
     return _integer(name, value)
 
 
@@ -198,14 +201,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else shown(value)
 
 
 def _within(low: float, high: float, wanted: str) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if not low <= value <= high:
-            raise RequestError(f"{name} is {value}, wanted {wanted}")
+            raise RequestError(f"{name} is {shown(value)}, wanted {wanted}")
 
     return check
 
@@ -213,7 +215,7 @@ def _within(low: float, high: float, wanted: str) -> Callable[[str, Any], None]:
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if value not in choices:
-            raise RequestError(f"{name} is {value!r}, wanted one of {', '.join(choices)}")
+            raise RequestError(f"{name} is {shown(value)}, wanted one of {', '.join(choices)}")
 
     return check
 
@@ -224,6 +226,8 @@ def _check_weights(name: str, value: Weights) -> None:
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "prompt": check_length,
+    "negative_prompt": check_length,
     "preset": lambda name, value: check_preset(value),
     "steps": lambda name, value: check_steps(value),
     "guidance": _check_weights,

@@ -5,6 +5,7 @@ its own seed, so its picture is the one that it would be alone. With ONNX Runtim
 byte (tested); a GPU may choose other kernels for another batch size.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,10 @@ Progress = Callable[[int, int, np.ndarray], None]
 
 class Cancelled(Exception):
     """Nobody waits for the pictures any more."""
+
+
+class Expired(Cancelled):
+    """The request has taken as long as it may."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def run(pipeline: Pipeline, rows: Sequence[Row], progress: Progress | None = Non
     """The pictures of rows that can run together.
 
     Raises:
-        Cancelled: all rows were cancelled; seen before the first step and after each.
+        Cancelled: all rows were cancelled, or have taken as long as they may; seen before the first step and after
+            each.
         RuntimeError: a stage failed.
     """
 
@@ -126,7 +132,11 @@ def _run_apart(rows: Sequence[Row], pipeline: Pipeline) -> list[tuple[Picture, .
 
 
 def _check_wanted(rows: Sequence[Row]) -> None:
-    if all(row.ask.cancelled() for row in rows):
+    now = time.monotonic()
+    late = [row.ask.until < now for row in rows]
+    if all(late):
+        raise Expired("the request has taken as long as it may, and was stopped")
+    if all(over or row.ask.cancelled() for over, row in zip(late, rows, strict=True)):
         raise Cancelled("the request was cancelled")
 
 

@@ -1,15 +1,18 @@
 """A request's tensors to plans, checked. Knows no Triton: `serving.wire` hands over numpy arrays."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan, make_plan
+from runtime.prompt.tokens import MAX_BYTES
 from runtime.request import INTERVAL, KINDS, MAX_IMAGES, PICTURE, Request
+from runtime.sampling.schedule import MAX_STEPS
 from serving.pictures import read_picture
 from serving.tensors import INPUTS, NUMPY_TYPES, Tensor
 
@@ -22,23 +25,26 @@ class Ask:
     """One for each row of the request's tensors."""
     cancelled: Callable[[], bool]
     """Whether the client has given up; may be asked at any time."""
+    until: float = math.inf
+    """Time of `time.monotonic` after which the request is not worked for any more."""
 
 
-def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[Plan, ...]:
+def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray], most_work: float = math.inf) -> tuple[Plan, ...]:
     """One plan for each row of a request.
 
     Args:
         pipeline: whose bundle will make the pictures.
         tensors: the inputs that the request has, by name: (B, 1), ``guidance`` (B, K),
             ``guidance_interval`` (B, 2), with B rows.
+        most_work: see `serving.settings.Limits.work`.
 
     Raises:
-        RequestError: something is missing, of another type or shape, out of range, or the rows do not go together.
-            With several rows the message names the row.
+        RequestError: something is missing, of another type or shape, out of range, the rows do not go together, or they
+            are more work than a request may ask for. With several rows the message names the row.
     """
     columns = {spec.name: _check(spec, tensors[spec.name]) for spec in INPUTS if spec.name in tensors}
     if unknown := sorted(set(tensors) - {spec.name for spec in INPUTS}):
-        raise RequestError(f"there is no input {unknown[0]!r}, wanted some of {', '.join(s.name for s in INPUTS)}")
+        raise RequestError(f"there is no input {shown(unknown[0])}, wanted some of {', '.join(s.name for s in INPUTS)}")
     if missing := [spec.name for spec in INPUTS if spec.required and spec.name not in columns]:
         raise RequestError(f"the input {missing[0]!r} is missing")
     rows = len(columns["prompt"])
@@ -46,16 +52,17 @@ def read_plans(pipeline: Pipeline, tensors: Mapping[str, np.ndarray]) -> tuple[P
         raise RequestError(f"the input {wrong[0]!r} has {len(columns[wrong[0]])} rows, wanted {rows}, as prompt has")
     plans = tuple(_plan(pipeline, columns, row, rows) for row in range(rows))
     _check_together(plans)
+    _check_work(plans, most_work)
     return plans
 
 
 def _check(spec: Tensor, array: np.ndarray) -> np.ndarray:
-    """The array; ValueError unless it has the type of `spec` and the shape (B, 1) or (B, K), K of at least 1."""
+    """The array; RequestError unless it has the type of `spec` and the shape (B, 1) or (B, K), K from 1 to 1000."""
     wanted = NUMPY_TYPES[spec.type]
     (entries,) = spec.dims
-    fits = array.ndim == 2 and array.size > 0 and entries in (-1, array.shape[1])
+    fits = array.ndim == 2 and array.size > 0 and entries in (-1, array.shape[1]) and array.shape[1] <= MAX_STEPS
     if array.dtype != wanted or not fits:
-        shape = f"B, {'K' if entries == -1 else entries}"
+        shape = f"B, {f'K up to {MAX_STEPS}' if entries == -1 else entries}"
         raise RequestError(f"the input {spec.name!r} is {array.dtype} {list(array.shape)}, wanted {wanted} [{shape}]")
     return array
 
@@ -83,6 +90,8 @@ def _value(name: str, entries: np.ndarray) -> Any:
 
 
 def _text(name: str, data: bytes) -> str:
+    if len(data) > MAX_BYTES:
+        raise RequestError(f"the input {name!r} has {len(data)} bytes, wanted at most {MAX_BYTES}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -100,3 +109,14 @@ def _check_together(plans: tuple[Plan, ...]) -> None:
             )
     if (pictures := sum(plan.num_images for plan in plans)) > MAX_IMAGES:
         raise RequestError(f"the request asks for {pictures} pictures, wanted 1 to {MAX_IMAGES}")
+
+
+def _check_work(plans: tuple[Plan, ...], most: float) -> None:
+    """Raise RequestError when the pictures take more steps, or have more pixels, than a request may ask for."""
+    work = sum(plan.width * plan.height * len(plan.sampling.guidance) * plan.num_images for plan in plans) / 1e6
+    if work > most:
+        pictures, steps = sum(plan.num_images for plan in plans), max(len(plan.sampling.guidance) for plan in plans)
+        raise RequestError(
+            f"the request asks for {pictures} pictures of {plans[0].width}x{plans[0].height} in up to {steps} steps, "
+            f"{work:.4g} million pixels x steps, wanted at most {most:.4g}"
+        )

@@ -1,12 +1,12 @@
 """Pictures to the arrays of a response."""
 
 import base64
-import json
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from runtime.image.png import png
+from runtime.console import json_text
+from runtime.image.output_files import png
 from serving.batching import Picture
 from serving.tensors import IMAGE, METADATA, PICTURE_OUTPUTS, PNG, PNG_BASE64, SEED
 
@@ -42,7 +42,7 @@ def reply(pictures: Sequence[Picture], wanted: Collection[str]) -> dict[str, np.
     if SEED in wanted:
         arrays[SEED] = np.array([[picture.used["seed"]] for picture in pictures], np.int64)
     if METADATA in wanted:
-        arrays[METADATA] = _strings([json.dumps(p.used, ensure_ascii=False).encode() for p in pictures])
+        arrays[METADATA] = _strings([json_text(p.used).encode() for p in pictures])
     if PNG in wanted or PNG_BASE64 in wanted:
         files = [png(picture.image, picture.used) for picture in pictures]
         if PNG in wanted:

@@ -8,7 +8,7 @@ from runtime.pipeline import Pipeline
 from runtime.plan import make_plan
 from serving.batching import Cancelled, Outcome, Progress, Row, make_pictures, run
 from serving.requests import Ask
-from serving.settings import Settings
+from serving.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,8 @@ class Engine:
     Another picture tells the two apart.
     """
 
-    def __init__(self, pipeline: Pipeline, limit: int) -> None:
-        """`limit`: pictures that run together, at most."""
-        self.pipeline, self.limit = pipeline, limit
+    def __init__(self, pipeline: Pipeline, limits: Limits) -> None:
+        self.pipeline, self.limits = pipeline, limits
         self.failure: EngineFailedError | None = None
 
     @classmethod
@@ -46,7 +45,7 @@ class Engine:
             threads=settings.threads,
             verify=settings.verify,
         )
-        engine = cls(pipeline, settings.limit)
+        engine = cls(pipeline, settings.limits)
         engine.make_plain_picture()
         return engine
 
@@ -57,7 +56,7 @@ class Engine:
         """
         if self.failure:
             return [self.failure] * len(asks)
-        return [self._judged(outcome) for outcome in make_pictures(self.pipeline, asks, self.limit)]
+        return [self._judged(outcome) for outcome in make_pictures(self.pipeline, asks, self.limits.together)]
 
     def answer_in_steps(self, ask: Ask, progress: Progress) -> Outcome:
         """The same for one request of one row, with `progress` called after each step."""

@@ -1,12 +1,34 @@
 """What Triton tells a model instance about itself: where the bundle is, and what to run it on."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import shown
+from runtime.loading import VERIFY as CHECKS
+
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
+WORK, SECONDS = "max_megapixel_steps", "max_seconds"
 """Names of the parameters in config.pbtxt."""
+
+
+DEFAULT_WORK = 1000.0
+"""Five pictures of 2048 x 2048, or twenty of 1024 x 1024, in the 48 steps of the longest preset."""
+DEFAULT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a request may ask for."""
+
+    together: int
+    """Pictures that run together, at most: ``max_batch_size``."""
+    work: float = DEFAULT_WORK
+    """Width x height x steps of all pictures of a request, in millions."""
+    seconds: float = DEFAULT_SECONDS
+    """That a request may take, from when the model gets it; then it is stopped behind its step."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +40,11 @@ class Settings:
     device: str
     threads: int | None
     """CPU threads for a graph; None for one per core."""
-    verify: bool
-    """Whether the hashes of the bundle's files are compared before loading."""
+    verify: str
+    """How the bundle's files are checked before loading: one of `runtime.loading.VERIFY`."""
     unload: bool
     """Whether the model asks the server to unload it when its engine has failed."""
-    limit: int
-    """Pictures that run together, at most: ``max_batch_size``."""
+    limits: Limits
 
 
 def read_settings(args: Mapping[str, str]) -> Settings:
@@ -41,22 +62,46 @@ def read_settings(args: Mapping[str, str]) -> Settings:
     version = Path(args["model_repository"], args["model_version"])
     threads = parameters.get(THREADS, "")
     if threads and not (threads.isdecimal() and threads.isascii()):
-        raise ValueError(f"the parameter {THREADS!r} is {threads!r}, wanted a number of CPU threads")
+        raise ValueError(f"the parameter {THREADS!r} is {shown(threads)}, wanted a number of CPU threads")
     return Settings(
         (version / parameters[BUNDLE]).resolve(),
         parameters.get(BACKEND, "auto"),
         device_of(args["model_instance_kind"], args["model_instance_device_id"]),
         int(threads) if threads else None,
-        _flag(parameters, VERIFY),
+        _choice(parameters, VERIFY, CHECKS),
         _flag(parameters, UNLOAD),
-        max(1, config["max_batch_size"]),
+        Limits(
+            max(1, config["max_batch_size"]),
+            _amount(parameters, WORK, DEFAULT_WORK),
+            _amount(parameters, SECONDS, DEFAULT_SECONDS),
+        ),
     )
+
+
+def _choice(parameters: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The value of a parameter; the first of `choices` where it is missing."""
+    value = parameters.get(name, choices[0])
+    if value not in choices:
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted one of {', '.join(choices)}")
+    return value
+
+
+def _amount(parameters: Mapping[str, str], name: str, default: float) -> float:
+    """A number above 0."""
+    value = parameters.get(name, str(default))
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted a number above 0")
+    return number
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool:
     value = parameters.get(name, "true")
     if value not in ("true", "false"):
-        raise ValueError(f"the parameter {name!r} is {value!r}, wanted true or false")
+        raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted true or false")
     return value == "true"
 
 

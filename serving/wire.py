@@ -5,6 +5,7 @@ functions alone.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,21 +13,30 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from runtime.console import describe
-from serving.batching import Cancelled, Outcome
+from runtime.errors import cut
+from serving.batching import Cancelled, Expired, Outcome
 from serving.requests import Ask, read_plans
 from serving.responses import reply, wanted_outputs
 from serving.service import Engine, EngineFailedError
 from serving.tensors import INPUTS, PNG_PARAMETER
 
+_LONGEST = 500
+"""Characters of a message. gRPC carries it in a header, each byte beyond ASCII in three: 8 kB of it end a stream."""
+
 
 def read(engine: Engine, request: Any) -> Ask | Exception:
     """The request, or what is wrong with it: a ValueError for all that is known to be."""
+    until = time.monotonic() + engine.limits.seconds
     tensors = ((spec.name, pb_utils.get_input_tensor_by_name(request, spec.name)) for spec in INPUTS)
     try:
-        plans = read_plans(engine.pipeline, {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None})
+        arrays = {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+        plans = read_plans(engine.pipeline, arrays, engine.limits.work)
+        # Microseconds, 0 for none: the parameter ``timeout`` of a request.
+        if patience := request.timeout():
+            until = min(until, time.monotonic() + patience / 1e6)
     except Exception as error:  # what is raised in a model fails the whole batch
         return error
-    return Ask(plans, request.is_cancelled)
+    return Ask(plans, request.is_cancelled, until)
 
 
 def response(request: Any, outcome: Outcome, more: Mapping[str, np.ndarray] | None = None) -> Any:
@@ -47,11 +57,14 @@ def arrays_response(arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _error(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(describe(error) or repr(error), _code(error)))
+    message = cut(describe(error) or type(error).__name__, _LONGEST)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, _code(error)))
 
 
 def _code(error: Exception) -> Any:
     """One of the codes of `TritonError`, which are an enumeration of the server's own."""
+    if isinstance(error, Expired):  # as Triton answers what has waited for too long
+        return pb_utils.TritonError.UNAVAILABLE
     if isinstance(error, Cancelled):
         return pb_utils.TritonError.CANCELLED
     if isinstance(error, ValueError):
@@ -77,10 +90,8 @@ class Counts:
 
     def add(self, outcome: Outcome) -> None:
         """Count one request."""
-        name = "ok"
-        if isinstance(outcome, Exception):
-            known = {pb_utils.TritonError.CANCELLED: "cancelled", pb_utils.TritonError.INVALID_ARG: "refused"}
-            name = known.get(_code(outcome), "failed")
+        kinds = {Cancelled: "cancelled", ValueError: "refused", Exception: "failed"}
+        name = next((name for kind, name in kinds.items() if isinstance(outcome, kind)), "ok")
         self.metrics[name].increment(1)
 
 

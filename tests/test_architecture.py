@@ -40,7 +40,8 @@ TESTS = ("tests", "support")
 
 LAYERS = {
     "runtime": (
-        "atomic_files console constants errors generated progress user_cache",
+        "atomic_files constants errors generated progress user_cache",
+        "console",
         "bundle",
         "graph",
         "prompt sampling tensorrt",

@@ -39,9 +39,10 @@ _ABANDONED = 24 * 3600
 _log = logging.getLogger(__name__)
 
 
-def user_directory() -> Path:
-    """Where the user's traced graphs are."""
-    return cache_directory() / "graphs"
+def user_directory() -> Path | None:
+    """Where the user's traced graphs are; None for a user without a home."""
+    cache = cache_directory()
+    return None if cache is None else cache / "graphs"
 
 
 def tool_versions() -> dict[str, str]:

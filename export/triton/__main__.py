@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from export.atomic_directory import check_directory, rename, unfinished
@@ -22,6 +23,8 @@ from runtime.request import MAX_IMAGES
 PROGRAM = "export.triton"
 README = "README.md"
 MAX_INSTANCES = 64
+_LEAST_WORK = 5
+"""What the warm-up of the largest model's default size needs, in million pixels."""
 _SPARE_BYTES = 4 << 20
 """Disk space wanted beyond the bundle: code and configuration."""
 
@@ -29,18 +32,10 @@ _SPARE_BYTES = 4 << 20
 def generate(
     bundle: Path,
     output: Path,
-    name: str = "ideogram4",
-    stream: bool = False,
-    instances: int = 1,
+    model: ModelConfig | None = None,
+    *,
     bundle_path: str | None = None,
-    max_batch: int = 4,
-    dynamic_batching: bool = False,
-    queue_delay: int | None = None,
-    queue_limit: int | None = None,
-    backend: str = "auto",
-    threads: int | None = None,
-    verify: bool = True,
-    unload: bool = True,
+    stream: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -53,22 +48,7 @@ def generate(
         OSError: the disk is too small or cannot be written. Nothing is left behind in any of these cases.
     """
     check_directory(output, overwrite, "model repository", lambda: _made_here(output))
-    if not dynamic_batching and (queue_delay is not None or queue_limit is not None):
-        raise ValueError("--queue-delay and --queue-limit go with --dynamic-batching")
-    model = ModelConfig(
-        name,
-        bundle_path or "",
-        stream=False,
-        max_batch=max_batch,
-        instances=instances,
-        backend=backend,
-        threads=threads,
-        verify=verify,
-        unload=unload,
-        dynamic_batching=dynamic_batching,
-        queue_delay=queue_delay or 0,
-        queue_limit=queue_limit,
-    )
+    model = replace(model or ModelConfig(), bundle=bundle_path or "")
     _check(model, bundle_path)
     repository = Repository(model, stream)
     manifest = read_manifest(bundle)
@@ -76,7 +56,7 @@ def generate(
     if repository.copies_bundle:
         _check_space(output, total)
     with unfinished(output) as partial:
-        check_files(bundle, manifest.files, hashes=verify)
+        check_files(bundle, manifest.files, hashes=model.verify)
         with Progress("copying the bundle", total, "B", quiet=quiet or not repository.copies_bundle) as bar:
             write_repository(repository, bundle, manifest, partial, bar.update)
         (partial / README).write_text(readme_text(repository, manifest), encoding="utf-8")
@@ -86,6 +66,8 @@ def generate(
 
 
 def _check(model: ModelConfig, bundle_path: str | None) -> None:
+    if not model.dynamic_batching and (model.queue_delay, model.queue_limit, model.queue_seconds) != (None, None, None):
+        raise ValueError("--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching")
     # Triton's Python backend refuses most other characters, which a shell would interpret.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", model.name):
         raise ValueError(f"--name is {model.name!r}, wanted letters, digits, - and _, a letter or digit first")
@@ -97,6 +79,9 @@ def _check(model: ModelConfig, bundle_path: str | None) -> None:
         "--threads": (model.threads, 1, 1024),
         "--queue-delay": (model.queue_delay, 0, 60_000_000),
         "--queue-limit": (model.queue_limit, 1, 1_000_000),
+        "--queue-seconds": (model.queue_seconds, 0.001, 86_400),
+        "--max-work": (model.max_work, _LEAST_WORK, 1e9),
+        "--max-seconds": (model.max_seconds, 1, 1e6),
     }
     for option, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
@@ -123,7 +108,10 @@ def _check_space(output: Path, size: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser(PROGRAM).parse_args(argv)
-    return guard(PROGRAM, lambda: generate(**vars(args)))
+    given = {field.name: getattr(args, field.name) for field in fields(ModelConfig) if hasattr(args, field.name)}
+    model = ModelConfig(**given | {"bundle": "", "stream": False})
+    others = {name: getattr(args, name) for name in ("bundle_path", "stream", "overwrite", "quiet")}
+    return guard(PROGRAM, lambda: generate(args.bundle, args.output, model, **others))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from runtime.backend.choice import BACKENDS
+from serving.settings import DEFAULT_SECONDS, DEFAULT_WORK
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
@@ -32,6 +33,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     option("--overwrite", action="store_true", help="replace the output if it is such a repository")
     option("--quiet", action="store_true", help="no progress bar and no messages")
     _add_batching(parser.add_argument_group("batching"))
+    _add_limits(parser.add_argument_group("limits of a request"))
     _add_loading(parser.add_argument_group("loading"))
     return parser
 
@@ -62,6 +64,31 @@ def _add_batching(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="refuse requests while N are waiting, with --dynamic-batching. With one instance Triton then delays "
         "some by up to half a second: for pictures that take seconds",
+    )
+    option(
+        "--queue-seconds",
+        type=float,
+        metavar="S",
+        help="refuse requests that have waited this long, with --dynamic-batching; the same delay",
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option(
+        "--max-work",
+        type=float,
+        default=DEFAULT_WORK,
+        metavar="N",
+        help="refuse requests for more than N million pixels x steps, over all their pictures (default: %(default)g, "
+        "which is 20 pictures of 1024 x 1024 in 48 steps)",
+    )
+    option(
+        "--max-seconds",
+        type=float,
+        default=DEFAULT_SECONDS,
+        metavar="S",
+        help="stop a request that takes longer than this, behind its step (default: %(default)g)",
     )
 
 

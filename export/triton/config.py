@@ -4,7 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.settings import BACKEND, BUNDLE, THREADS, UNLOAD, VERIFY
+from serving.settings import (
+    BACKEND,
+    BUNDLE,
+    DEFAULT_SECONDS,
+    DEFAULT_WORK,
+    SECONDS,
+    THREADS,
+    UNLOAD,
+    VERIFY,
+    WORK,
+)
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS, Tensor
 
 
@@ -12,14 +22,14 @@ from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS, Tensor
 class ModelConfig:
     """What differs between the models of a repository."""
 
-    name: str
-    bundle: str
+    name: str = "ideogram4"
+    bundle: str = ""
     """Absolute, or relative to the version's directory."""
-    stream: bool
+    stream: bool = False
     """Decoupled: progress, then the pictures."""
-    max_batch: int
+    max_batch: int = 4
     """Rows of one request, and pictures of waiting requests that run together."""
-    instances: int
+    instances: int = 1
     warmup: tuple[str, ...] = ("prompt", "steps")
     """Inputs of the warm-up request; see `export.triton.warmup`."""
     backend: str = "auto"
@@ -30,10 +40,16 @@ class ModelConfig:
     """Ask the server to unload the model when its engine has failed."""
     dynamic_batching: bool = False
     """Hand waiting requests over together."""
-    queue_delay: int = 0
-    """Microseconds to wait for more of them."""
+    queue_delay: int | None = None
+    """Microseconds to wait for more of them; None for 0."""
     queue_limit: int | None = None
     """Waiting requests beyond which more are refused; None for no limit."""
+    queue_seconds: float | None = None
+    """Seconds after which a waiting request is refused; None for no limit."""
+    max_work: float = DEFAULT_WORK
+    """See `serving.settings.Limits.work`."""
+    max_seconds: float = DEFAULT_SECONDS
+    """See `serving.settings.Limits.seconds`."""
 
 
 def config_text(config: ModelConfig, kind: str | None = None) -> str:
@@ -62,8 +78,9 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
 
 def _parameters(config: ModelConfig) -> dict[str, str]:
     threads = {} if config.threads is None else {THREADS: str(config.threads)}
-    flags = {VERIFY: str(config.verify).lower(), UNLOAD: str(config.unload).lower()}
-    return {BUNDLE: config.bundle, BACKEND: config.backend} | flags | threads
+    flags = {VERIFY: "auto" if config.verify else "off", UNLOAD: str(config.unload).lower()}
+    limits = {WORK: f"{config.max_work:g}", SECONDS: f"{config.max_seconds:g}"}
+    return {BUNDLE: config.bundle, BACKEND: config.backend} | flags | threads | limits
 
 
 def _tensors(field: str, tensors: Sequence[Tensor]) -> str:
@@ -76,8 +93,11 @@ def _tensors(field: str, tensors: Sequence[Tensor]) -> str:
 
 
 def _batching(config: ModelConfig) -> str:
-    policy = f" default_queue_policy {{ max_queue_size: {config.queue_limit} }}" if config.queue_limit else ""
-    return f"dynamic_batching {{ max_queue_delay_microseconds: {config.queue_delay}{policy} }}"
+    rules = [f"max_queue_size: {config.queue_limit}"] if config.queue_limit else []
+    if config.queue_seconds:
+        rules.append(f"default_timeout_microseconds: {round(config.queue_seconds * 1e6)}")
+    policy = f" default_queue_policy {{ {' '.join(rules)} }}" if rules else ""
+    return f"dynamic_batching {{ max_queue_delay_microseconds: {config.queue_delay or 0}{policy} }}"
 
 
 def _parameter(name: str, value: str) -> str:

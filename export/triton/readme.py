@@ -31,6 +31,8 @@ def readme_text(repository: Repository, manifest: Manifest) -> str:
         instances=repository.model.instances,
         batching=_batching(repository),
         max_batch=repository.model.max_batch,
+        max_work=f"{repository.model.max_work:g}",
+        max_seconds=f"{repository.model.max_seconds:g}",
     )
 
 
@@ -59,9 +61,11 @@ def _batching(repository: Repository) -> str:
     model = repository.model
     if not model.dynamic_batching:
         return "Off: waiting requests run one after another."
-    text = f"On: requests are collected for up to {model.queue_delay} microseconds."
+    text = f"On: requests are collected for up to {model.queue_delay or 0} microseconds."
     if model.queue_limit:
         text += f" More than {model.queue_limit} waiting ones are refused (UNAVAILABLE)."
-        if model.instances == 1:
-            text += " With this limit and one instance Triton 2.51 delays some requests by up to half a second."
+    if model.queue_seconds:
+        text += f" One that has waited for {model.queue_seconds:g} seconds is refused (UNAVAILABLE)."
+    if (model.queue_limit or model.queue_seconds) and model.instances == 1:
+        text += " With such a limit and one instance Triton 2.51 delays some requests by up to half a second."
     return text

@@ -21,7 +21,7 @@ from export.verify.summary import (
     picture_row,
     step_errors,
 )
-from runtime.image.png import png
+from runtime.image.output_files import png
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#444444")
 """Told apart by the colour-blind too (Okabe and Ito); used again from the first where there are more bundles."""

@@ -6,6 +6,7 @@ symbolic links to ``blobs``, which are named by their hashes. Needs no torch.
 """
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -121,7 +122,12 @@ def hub_id(directory: Path) -> str | None:
 
 def model_name(directory: Path) -> str:
     """What a checkpoint's model is called: by its Hub id, else by its directory's name."""
-    return hub_id(directory) or directory.resolve().name
+    return hub_id(directory) or written_name(directory.resolve())
+
+
+def written_name(path: Path) -> str:
+    """The last part of a path as text that files in UTF-8 can hold, whatever bytes the file system has in it."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def blob_digests(directory: Path) -> dict[Path, str]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.folded import Folded, Update
+from model.checkpoint.hub import written_name
 from model.checkpoint.lora_files import LoraError, read_lora
 from model.checkpoint.matching import SPLIT
 from model.layers import Linear
@@ -73,7 +74,7 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
     specs: list[LoraSpec] = []
     for text in loras:
         file, scale = parse_lora(text)
-        spec = LoraSpec(file.name, sha256(file), scale, target)
+        spec = LoraSpec(written_name(file), sha256(file), scale, target)
         if spec.sha256 in {other.sha256 for other in specs}:
             raise LoraError(f"the LoRA {file} is given twice; give it once, with the sum of the scales")
         specs.append(spec)

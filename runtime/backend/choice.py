@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runtime.backend.machine import Machine, device_index
 from runtime.bundle.manifest import EngineSet, Manifest
-from runtime.errors import BackendError, RequestError
+from runtime.errors import BackendError, RequestError, shown
 from runtime.tensorrt.memory_plan import MemoryPlan, MemoryPlanError, plan_memory
 
 BACKENDS = ("auto", "ort", "rtx", "tensorrt")
@@ -61,10 +61,10 @@ def choose(
         BackendError: nothing that is allowed can run; the message says why and what can.
     """
     if backend not in BACKENDS:
-        raise RequestError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+        raise RequestError(f"backend is {shown(backend)}, wanted one of {', '.join(BACKENDS)}")
     on_gpu = device_index(device) is not None
     if backend in ENGINE_BACKENDS and not on_gpu:
-        raise RequestError(f"device is {device!r}, and {backend} runs on GPUs only: wanted auto, cuda or cuda:N")
+        raise RequestError(f"device is {shown(device)}, and {backend} runs on GPUs only: wanted auto, cuda or cuda:N")
     sets = _sets(manifest, backend)
     if backend == "ort" or not on_gpu or (backend == "auto" and not sets):
         why = "as asked for" if backend == "ort" else "the CPU is asked for" if sets else "the bundle holds no engines"

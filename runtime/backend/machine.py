@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.tensorrt import cuda
 from runtime.tensorrt import package as trt
 from runtime.tensorrt.cuda import Gpu
@@ -31,7 +31,7 @@ def device_index(device: str) -> int | None:
         return None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if not match:
-        raise RequestError(f"device is {device!r}, wanted {DEVICES}")
+        raise RequestError(f"device is {shown(device)}, wanted {DEVICES}")
     return int(match[1] or 0)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from runtime.backend.choice import Choice
 from runtime.constants import NEGATIVE_GRAPH
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 
 _SECOND = ("dit_uncond", "text_encoder", NEGATIVE_GRAPH)
 
@@ -25,7 +25,7 @@ def parse_devices(text: str) -> tuple[str, str]:
     """
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(names):
-        raise RequestError(f"devices is {text!r}, wanted two, as in 0,1")
+        raise RequestError(f"devices is {shown(text)}, wanted two, as in 0,1")
     first, second = (f"cuda:{int(name)}" if name.isdecimal() else name for name in names)
     check_devices((first, second))
     return first, second

@@ -4,6 +4,8 @@ import types
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from runtime.errors import shown
+
 Kind = TypeVar("Kind")
 
 
@@ -24,12 +26,12 @@ def decode(value: Any, kind: type[Kind], root: str) -> Kind:
 def _object(value: Any, kind: type[Kind], where: str, root: str) -> Kind:
     what = where or root
     if not isinstance(value, dict):
-        raise DecodeError(f"{what} is {value!r}, wanted an object")
+        raise DecodeError(f"{what} is {shown(value)}, wanted an object")
     needed = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     if unknown := sorted(set(value) - set(needed)):
-        raise DecodeError(f"{what} has the unknown key {unknown[0]!r}; a newer version may have made it")
+        raise DecodeError(f"{what} has the unknown key {shown(unknown[0])}; a newer version may have made it")
     if missing := [name for name in needed if needed[name] and name not in value]:
-        raise DecodeError(f"{what} lacks the key {missing[0]!r}")
+        raise DecodeError(f"{what} lacks the key {shown(missing[0])}")
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
     given = [name for name in needed if name in value]
@@ -57,7 +59,7 @@ def _value(value: Any, kind: Any, where: str, root: str) -> Any:
         return _float(value, where)
     if origin is None and kind is not float and type(value) is kind:
         return value
-    raise DecodeError(f"{where} is {value!r}, wanted {_wanted(kind)}")
+    raise DecodeError(f"{where} is {shown(value)}, wanted {_wanted(kind)}")
 
 
 def _float(value: float, where: str) -> float:

@@ -14,7 +14,7 @@ from typing import Literal
 from runtime.bundle.json_fields import decode
 from runtime.bundle.preview_spec import PreviewSpec
 from runtime.constants import MANIFEST
-from runtime.errors import BundleError, MissingFileError, RequestError
+from runtime.errors import BundleError, MissingFileError, RequestError, shown
 
 FORMAT = "ideogram4-bundle"
 VERSION = 3
@@ -142,7 +142,7 @@ class SizeSpec:
         """Raise RequestError unless a picture of `width` x `height` pixels can be made."""
         for name, value in (("width", width), ("height", height)):
             if not self.minimum <= value <= self.maximum:
-                raise RequestError(f"{name} is {value}, wanted {self.minimum} to {self.maximum} pixels")
+                raise RequestError(f"{name} is {shown(value)}, wanted {self.minimum} to {self.maximum} pixels")
             if value % self.multiple:
                 below = value - value % self.multiple
                 raise RequestError(
@@ -257,7 +257,7 @@ class Manifest:
             raise BundleError(f'{MANIFEST} does not say "format": "{FORMAT}"; this is not a bundle')
         version = data.pop("version", None)
         if version != VERSION or type(version) is not int:
-            raise BundleError(f"the bundle's format version is {version!r}, this runtime reads {VERSION}")
+            raise BundleError(f"the bundle's format version is {shown(version)}, this runtime reads {VERSION}")
         try:
             manifest = decode(data, cls, "the manifest")
         except ValueError as error:
@@ -267,14 +267,14 @@ class Manifest:
         plans = (spec.plan for engines in manifest.engines.values() for spec in engines.graphs.values())
         for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values()), *plans):
             if path not in manifest.files:
-                raise BundleError(f"{MANIFEST} uses {path!r} but does not list it in files")
+                raise BundleError(f"{MANIFEST} uses {shown(path)} but does not list it in files")
         return manifest
 
 
 def _check_path(path: str) -> None:
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or str(parts) != path:
-        raise BundleError(f"{MANIFEST} lists the path {path!r}, wanted a plain relative path inside the bundle")
+        raise BundleError(f"{MANIFEST} lists the path {shown(path)}, wanted a plain relative path inside the bundle")
 
 
 def read_manifest(directory: Path) -> Manifest:

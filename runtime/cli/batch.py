@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs, write_files
 from runtime.bundle.manifest import Manifest
 from runtime.cli.finished import finished_files
 from runtime.cli.jobs import Job
 from runtime.console import USER_ERRORS, describe
 from runtime.errors import RequestError
 from runtime.generated import Generated
-from runtime.image.png import png
+from runtime.image.output_files import check_settings, check_suffix, encode
 from runtime.layout.drawing import write_layout
 from runtime.pipeline import OnStep, Pipeline
 from runtime.plan import Plan
@@ -78,11 +78,11 @@ def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> lis
             for file in job.written:
                 if (owner := owners.setdefault(file.resolve(), job.where)) != job.where or job.written.count(file) > 1:
                     raise RequestError(f"the output {file} is already that of {owner or 'another option'}")
-            with PendingFiles(job.files, overwrite or bool(job.where)):
-                pass
+            check_outputs(job.files, overwrite or bool(job.where))
             if job.layout:
-                with PendingFiles([job.layout], overwrite=True):
-                    pass
+                check_outputs([job.layout], overwrite=True)
+            for file in job.written:
+                check_suffix(file)
             fit.append(job)
     return fit
 
@@ -96,7 +96,9 @@ def make_tasks(
         with failures.noted(job.where):
             plan = job.plan(manifest, encoder)
             caption = caption_of(job) if job.layout else None
-            finished = finished_files(job.files, settings_of(job, plan, manifest), overwrite) if job.where else []
+            settings = settings_of(job, plan, manifest)
+            check_settings(job.output, settings)
+            finished = finished_files(job.files, settings, overwrite) if job.where else []
             tasks.append(Task(job, plan, overwrite or bool(finished), len(finished) == len(job.files), caption))
     return tasks
 
@@ -136,7 +138,10 @@ def settings_of(job: Job, plan: Plan, manifest: Manifest) -> dict[str, object]:
 
 def make(pipeline: Pipeline, task: Task, on_step: OnStep) -> Generated:
     """Make the pictures of a task and write them, whole or not at all."""
-    with PendingFiles(task.job.files, task.overwrite) as pending:
-        result = pipeline.run(task.plan, on_step=on_step)
-        pending.commit([png(image, result.used | {"index": index}) for index, image in enumerate(result.images)])
+    files = task.job.files
+    check_outputs(files, task.overwrite)
+    result = pipeline.run(task.plan, on_step=on_step)
+    settings = [result.used | {"index": index} for index in range(len(files))]
+    contents = [encode(*made) for made in zip(result.images, settings, files, strict=True)]
+    write_files(files, contents, task.overwrite)
     return result

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 
 
 def finished_files(files: Sequence[Path], wanted: dict[str, Any], overwrite: bool) -> list[Path]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.bundle.manifest import Manifest
-from runtime.image.png import numbered
+from runtime.image.output_files import numbered
 from runtime.plan import Plan, make_plan
 from runtime.prompt.caption import Caption
 from runtime.prompt.tokens import PromptEncoder
@@ -21,11 +21,11 @@ class Job:
 
     request: Request
     output: Path
-    """PNG to write; several get -0, -1, … before the suffix."""
+    """Picture to write; several get -0, -1, … before the suffix."""
     where: str = ""
     """File and line that asked for it, such as ``prompts.txt:3``; empty for the command line."""
     layout: Path | None = None
-    """PNG to draw the caption's boxes in."""
+    """Picture to draw the caption's boxes in."""
     caption: Caption | None = None
     """The caption that the prompt is, where it was read as one."""
 

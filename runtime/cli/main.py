@@ -1,17 +1,13 @@
-"""The command ``trt-generate``: prompts in, PNG files out."""
+"""The command ``trt-generate``: prompts in, picture files out."""
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from runtime.backend.placement import parse_devices
 from runtime.bundle.manifest import read_manifest
@@ -20,14 +16,13 @@ from runtime.cli.jobs import Job
 from runtime.cli.options import DEFAULT_OUTPUT, PROGRAM, build_parser
 from runtime.cli.preview_file import check_preview, preview_of
 from runtime.cli.prompt_file import job_of_line, jsonl_folder, read_lines
+from runtime.cli.reporting import Report
 from runtime.cli.request_options import given_fields
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.errors import RequestError
-from runtime.generated import Generated
-from runtime.image.preview import PreviewFile
 from runtime.layout.fonts import choose_face
-from runtime.pipeline import Pipeline
+from runtime.pipeline import OnStep, Pipeline
 from runtime.progress import Progress
 from runtime.prompt.reading import PromptReader, ReadPrompt, read_text
 from runtime.prompt.tokens import PromptEncoder
@@ -36,10 +31,11 @@ from runtime.request import Request
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
-    failures, warn = Failures(_say), partial(_warn, args.quiet)
+    report = Report(args.quiet, args.json)
+    failures = Failures(report.say)
     if args.layout_font:
         choose_face("", args.layout_font)
-    jobs, count = read_jobs(args, failures, warn)
+    jobs, count = read_jobs(args, failures, report.warn)
     jobs = check_files(jobs, args.overwrite, failures)
     directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
     manifest = read_manifest(directory)
@@ -49,16 +45,18 @@ def generate(args: argparse.Namespace) -> None:
     check_preview(args, manifest, [file for job in jobs for file in job.written])
     if args.strict:
         failures.stop(count)
-    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, warn)
+    tasks = draw_layouts(tasks, args.layout_font, args.overwrite, failures, report.warn)
     if args.strict:
         failures.stop(count)
-    tasks = _leave_finished(tasks, args)
+    left = [task for task in tasks if not task.finished]
+    report.finished(len(tasks) - len(left), len(tasks))
     if args.dry_run:
-        for task in tasks:
-            _report(task, args, task.plan.to_dict(), "would write")
-    elif tasks:
-        _make_all(tasks, directory, args, devices, failures)
+        for task in left:
+            report.planned(task)
+    elif left:
+        _make_all(left, directory, args, devices, failures, report)
     failures.stop(count)
+    report.end()
 
 
 def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple[list[Job], int]:
@@ -88,20 +86,13 @@ def job_from_options(args: argparse.Namespace, prompt: ReadPrompt) -> Job:
     return Job(request, args.output, layout=args.layout, caption=prompt.caption)
 
 
-def _leave_finished(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
-    """The tasks that are not finished; the others are only reported."""
-    left = [task for task in tasks if not task.finished]
-    if len(left) < len(tasks) and not args.quiet:
-        _say(f"{len(tasks) - len(left)} of {len(tasks)} are finished already")
-    return left
-
-
 def _make_all(
     tasks: Sequence[Task],
     directory: Path,
     args: argparse.Namespace,
     devices: tuple[str, str] | None,
     failures: Failures,
+    report: Report,
 ) -> None:
     with Pipeline.load(
         directory,
@@ -118,15 +109,19 @@ def _make_all(
         plans=[task.plan for task in tasks] if len(tasks) == 1 else (),
     ) as pipeline:
         manifest = pipeline.manifest
-        if not args.quiet:
-            print(f"{manifest.name} {manifest.precision} on {pipeline.where}", file=sys.stderr)
+        report.started(f"{manifest.name} {manifest.precision} on {pipeline.where}")
         total = sum(len(task.plan.steps) for task in tasks)
         with Progress("denoising", total, "step", quiet=args.quiet, leave=False) as bar:
-            _make_each(pipeline, tasks, args, failures, bar)
+            _make_each(pipeline, tasks, args, failures, report, bar)
 
 
 def _make_each(
-    pipeline: Pipeline, tasks: Sequence[Task], args: argparse.Namespace, failures: Failures, bar: Progress
+    pipeline: Pipeline,
+    tasks: Sequence[Task],
+    args: argparse.Namespace,
+    failures: Failures,
+    report: Report,
+    bar: Progress,
 ) -> None:
     done = written = 0
     try:
@@ -134,48 +129,25 @@ def _make_each(
             if len(tasks) > 1:
                 bar.set_description(f"prompt {number} of {len(tasks)}")
             with failures.noted(task.job.where):
-                preview = preview_of(args, pipeline.manifest, task.plan)
+                preview = preview_of(args, pipeline.manifest, task.plan, partial(report.warn, task.job.where))
                 made = make(pipeline, task, partial(_show, bar, preview))
                 written += 1
-                _report(task, args, made.used | {"seconds": round(made.seconds, 3)}, "wrote", made)
+                report.made(task, made)
             done += len(task.plan.steps)
             bar.update(done - bar.n)  # what a failed one left out
             if failures.places and args.strict:
                 break
     except KeyboardInterrupt:
         if tasks[0].job.where:
-            _say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
+            report.say(f"{written} of {len(tasks)} prompts are done; the same command makes the others")
         raise
 
 
-def _show(bar: Progress, preview: PreviewFile | None, done: int, total: int, latents: np.ndarray) -> None:
+def _show(bar: Progress, preview: OnStep | None, done: int, total: int, latents: np.ndarray) -> None:
     """Move the bar and write the preview after a step."""
     bar.update()
     if preview is not None:
         preview(done, total, latents)
-
-
-def _report(
-    task: Task, args: argparse.Namespace, used: dict[str, Any], what: str, made: Generated | None = None
-) -> None:
-    files = [str(file) for file in task.job.files]
-    if args.json:
-        line = {"line": task.job.where} if task.job.where else {}
-        # One object a line for many, so that a program can read them as they come.
-        text = json.dumps(line | used | {"files": files}, ensure_ascii=False, indent=None if task.job.where else 1)
-        print(text, flush=True)
-    if not args.quiet:
-        took = f" in {made.seconds:.2f} s" if made else ""
-        tqdm.write(f"{what} {', '.join(files)}{took}, seed {task.plan.seed}", file=sys.stderr)
-
-
-def _warn(quiet: bool, where: str, text: str) -> None:
-    if not quiet:
-        _say(f"warning: {where}: {text}" if where else f"warning: {text}")
-
-
-def _say(text: str) -> None:
-    tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from runtime.cli.backend_options import add_backend_options
 from runtime.cli.request_options import add_request_options
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.image.preview import EVERY
+from runtime.loading import VERIFY
 from runtime.prompt.caption import CHECKS
 
 PROGRAM = "trt-generate"
@@ -66,11 +67,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=DEFAULT_OUTPUT,
         metavar="FILE",
-        help="PNG to write (default: %(default)s); several pictures get -0, -1, … before the suffix, those of a prompt "
-        "file the line's number",
+        help="PNG, JPEG or WebP file to write, as the suffix says (default: %(default)s); several pictures get -0, -1, "
+        "… before the suffix, those of a prompt file the line's number",
     )
     add("--overwrite", action="store_true", help="replace existing output")
-    add("--layout", type=Path, metavar="FILE", help="first draw the caption's boxes and texts into this PNG")
+    add("--layout", type=Path, metavar="FILE", help="first draw the caption's boxes and texts into this picture")
     add(
         "--layout-font",
         type=Path,
@@ -88,7 +89,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_preview(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--preview", type=Path, metavar="FILE", help="PNG that shows the picture as it emerges")
+    group.add_argument("--preview", type=Path, metavar="FILE", help="picture that shows the picture as it emerges")
     group.add_argument("--preview-every", type=int, metavar="N", help=f"steps between previews (default: {EVERY})")
 
 
@@ -96,5 +97,9 @@ def _add_backend(group: argparse._ArgumentGroup) -> None:
     add_backend_options(group)
     group.add_argument("--devices", metavar="A,B", help="two GPUs, such as 0,1: one for each transformer")
     group.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="skip hashing the bundle's files before loading"
+        "--verify",
+        choices=VERIFY,
+        default="auto",
+        help="how the bundle's files are checked before loading: the hashes of those that are used, unless they were "
+        "verified before and have not changed since; the hashes of all; or only sizes (default: %(default)s)",
     )

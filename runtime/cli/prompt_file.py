@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli.jobs import Job
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.prompt.caption import CaptionError, read_json
-from runtime.prompt.caption_schema import shown
 from runtime.prompt.reading import STANDARD_INPUT, PromptReader, ReadPrompt, read_text
 from runtime.request import KINDS, PICTURE
 

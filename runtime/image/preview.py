@@ -14,7 +14,7 @@ from runtime.atomic_files import write_whole
 from runtime.bundle.preview_spec import PreviewSpec
 from runtime.errors import RequestError
 from runtime.image.inpaint import PATCH
-from runtime.image.png import png
+from runtime.image.output_files import encode
 from runtime.sampling.schedule import Step
 
 EVERY = 4
@@ -35,7 +35,7 @@ def preview_image(latents: np.ndarray, grid: tuple[int, int], spec: PreviewSpec)
 
 
 class PreviewFile:
-    """A PNG file that is replaced every few steps; an `on_step` callback of `Pipeline.run`.
+    """A picture file that is replaced every few steps; an `on_step` callback of `Pipeline.run`.
 
     The pictures of a batch stand side by side. The file always holds a whole picture, and stays when the run ends.
     """
@@ -53,7 +53,7 @@ class PreviewFile:
         """Write the file if it is time to; OSError if that fails."""
         if done == total or done % self.every == 0:
             pictures = [preview_image(one, self.grid, self.spec) for one in self._heading(done, latents)]
-            write_whole(self.file, png(_in_a_row(pictures), {"step": done, "steps": total}))
+            write_whole(self.file, encode(_in_a_row(pictures), {"step": done, "steps": total}, self.file))
         # Only the step before the next preview is needed, but a batch of latents is small.
         self.before = latents
 

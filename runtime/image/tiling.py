@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 
 AUTO_PIXELS = 1152
 """Side of the largest picture that ``auto`` decodes whole, and of its tiles. The attention's scores then take at most
@@ -51,9 +51,9 @@ def resolve_tile(setting: str | int, width: int, height: int, multiple: int, ava
     if setting == "auto":
         return AUTO_PIXELS if available and width * height > AUTO_PIXELS**2 else None
     if not isinstance(setting, int) or isinstance(setting, bool):
-        raise RequestError(f"vae_tile is {setting!r}, wanted auto, off, or a number of pixels")
+        raise RequestError(f"vae_tile is {shown(setting)}, wanted auto, off, or a number of pixels")
     if setting < MIN_PIXELS or setting % multiple:
-        raise RequestError(f"vae_tile is {setting}, wanted a multiple of {multiple} from {MIN_PIXELS} pixels up")
+        raise RequestError(f"vae_tile is {shown(setting)}, wanted a multiple of {multiple} from {MIN_PIXELS} pixels up")
     if not available:
         raise RequestError(
             f"vae_tile is {setting}, and this bundle has no graphs for tiles; build it again, or use off"

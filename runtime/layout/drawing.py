@@ -6,15 +6,16 @@ as large as fits; the others hold their description, as far as there is room bes
 without a box, and the background, are listed at the bottom.
 """
 
-import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs, write_files
+from runtime.image.output_files import encode
 from runtime.layout.colours import BLACK, VISIBLE, WHITE, Colour, contrast, ink, mix, parse_colour
 from runtime.layout.fonts import Face, Font, choose_face
 from runtime.prompt.caption import Caption, Element
@@ -32,18 +33,16 @@ _LARGEST = 1 / 5
 """Height of the largest letters, as a share of the picture's shorter side."""
 
 
-def layout_png(caption: Caption, width: int, height: int, face: Face) -> bytes:
-    """A PNG of `width` x `height` pixels with the boxes and texts of `caption`, written in the font `face`."""
-    buffer = io.BytesIO()
-    _Sheet(width, height, face).draw(caption).save(buffer, "PNG")
-    return buffer.getvalue()
+def draw_layout(caption: Caption, width: int, height: int, face: Face) -> np.ndarray:
+    """The boxes and texts of `caption`, written in the font `face`: (height, width, 3) uint8."""
+    return np.asarray(_Sheet(width, height, face).draw(caption).convert("RGB"))
 
 
 def write_layout(file: Path, caption: Caption, size: tuple[int, int], font: Path | None, overwrite: bool) -> str:
     """Draw a caption at a picture's size. A file that is the same already stays.
 
     Args:
-        file: PNG to write.
+        file: picture to write, in the format that its suffix says.
         caption: to draw.
         size: width and height of the picture, in pixels.
         font: TrueType or OpenType file; None for the installed font that suits the caption's letters best.
@@ -58,10 +57,10 @@ def write_layout(file: Path, caption: Caption, size: tuple[int, int], font: Path
     """
     words = (caption.background, *(f"{element.desc}{element.text or ''}" for element in caption.elements))
     face = choose_face("".join(words), font)
-    drawn = layout_png(caption, *size, face)
+    drawn = encode(draw_layout(caption, *size, face), None, file)
     if not file.is_file() or file.read_bytes() != drawn:
-        with PendingFiles([file], overwrite) as pending:
-            pending.commit([drawn])
+        check_outputs([file], overwrite)
+        write_files([file], [drawn], overwrite)
     return face.missing
 
 

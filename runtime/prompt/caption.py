@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
-from runtime.errors import RequestError
-from runtime.prompt.caption_schema import ART_KEYS, ELEMENT_KEYS, PHOTO_KEYS, defects, shown
+from runtime.errors import RequestError, shown
+from runtime.prompt.caption_schema import ART_KEYS, ELEMENT_KEYS, PHOTO_KEYS, defects
 
 CHECKS = ("error", "warn", "off")
 """What becomes of a caption that is not in order: refused, used with a warning, or used."""

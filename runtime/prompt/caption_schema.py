@@ -7,8 +7,9 @@ keys of the caption itself have their documented order, every description is tex
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from reprlib import Repr
 from typing import Any
+
+from runtime.errors import shown
 
 CAPTION_KEYS = ("high_level_description", "style_description", "compositional_deconstruction")
 PHOTO_KEYS = ("aesthetics", "lighting", "photo", "medium", "color_palette")
@@ -23,10 +24,6 @@ BBOX = ("ymin", "xmin", "ymax", "xmax")
 BBOX_LIMIT = 1000
 """Boxes count thousandths of the picture's height and width from its top left corner."""
 STYLE_PALETTE_LIMIT, ELEMENT_PALETTE_LIMIT = 16, 5
-_SHOWN = 60
-"""Characters of a wrong value that a message shows."""
-_short = Repr()  # goes down a few levels only, where repr itself gives up on deep values
-_short.maxstring = _short.maxlong = _short.maxother = _SHOWN
 
 
 def defects(value: Any) -> Iterator[str]:
@@ -40,12 +37,6 @@ def defects(value: Any) -> Iterator[str]:
         yield from _style_defects(value["style_description"])
     if "compositional_deconstruction" in value:
         yield from _composition_defects(value["compositional_deconstruction"])
-
-
-def shown(value: Any) -> str:
-    """A value as messages show it: on one line, and not longer than a line."""
-    text = _short.repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _style_defects(style: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from runtime.errors import RequestError
 from runtime.prompt.caption import Caption, CaptionError, examine, looks_like_json, one_line, read_json
 from runtime.prompt.caption_schema import defects
+from runtime.prompt.tokens import check_length
 
 STANDARD_INPUT = "-"
 
@@ -53,8 +54,9 @@ class PromptReader:
 
         Raises:
             CaptionError: it starts like JSON, is not a caption in order, and that is an error.
-            RequestError: it is to be wrapped and is blank.
+            RequestError: it is too long, or it is to be wrapped and is blank.
         """
+        check_length("the prompt", text)
         if not looks_like_json(text):
             wrapped = Caption.wrap(text) if self.wrap else None
             return ReadPrompt(text if wrapped is None else str(wrapped), wrapped)
@@ -72,7 +74,13 @@ class PromptReader:
         return ReadPrompt(one_line(value), Caption.from_checked(value) if sound else None)
 
     def caption_text(self, text: str) -> ReadPrompt:
-        """A caption from JSON text, on one line; CaptionError also when the text is not JSON."""
+        """A caption from JSON text, on one line.
+
+        Raises:
+            CaptionError: as `caption`, and when the text is not JSON.
+            RequestError: it is longer than any caption.
+        """
+        check_length("the caption", text)
         return self.caption(read_json(text))
 
     def _judge(self, found: Sequence[str], hint: str) -> None:

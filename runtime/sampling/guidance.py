@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 from runtime.sampling.schedule import MAX_STEPS, Step
 
 
@@ -34,7 +34,7 @@ class UnconditionalPasses:
                 f"guidance_interval is {low:g}:{high:g}, wanted two times from 0 to 1, the lower one first"
             )
         if not 1 <= self.every <= MAX_STEPS:
-            raise RequestError(f"uncond_every is {self.every}, wanted 1 to {MAX_STEPS} steps")
+            raise RequestError(f"uncond_every is {shown(self.every)}, wanted 1 to {MAX_STEPS} steps")
 
 
 EVERY_STEP = UnconditionalPasses()
@@ -47,7 +47,7 @@ def parse_interval(text: str) -> tuple[float, float]:
         low, high = match.groups() if match else ("", "")
         return float(low), float(high)
     except ValueError:
-        raise RequestError(f"guidance_interval is {text!r}, wanted A:B, as in 0.1:0.8") from None
+        raise RequestError(f"guidance_interval is {shown(text)}, wanted A:B, as in 0.1:0.8") from None
 
 
 def thin_out(steps: Sequence[Step], passes: UnconditionalPasses) -> tuple[Step, ...]:

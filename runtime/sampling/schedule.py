@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, shown
 
 _T_MIN = 1.0 / (1.0 + math.exp(0.5 * 18.0))
 _T_MAX = 1.0 / (1.0 + math.exp(0.5 * -15.0))
@@ -29,7 +29,7 @@ _LARGEST = 1e4
 def check_steps(steps: int) -> None:
     """Raise RequestError unless a schedule can have so many steps."""
     if not 1 <= steps <= MAX_STEPS:
-        raise RequestError(f"the number of steps is {steps}, wanted 1 to {MAX_STEPS}")
+        raise RequestError(f"the number of steps is {shown(steps)}, wanted 1 to {MAX_STEPS}")
 
 
 def check_number(name: str, value: float) -> None:
@@ -43,7 +43,7 @@ def check_number(name: str, value: float) -> None:
 def check_preset(name: str) -> None:
     """Raise RequestError unless there is such a preset."""
     if name not in PRESETS:
-        raise RequestError(f"preset is {name!r}, wanted one of {', '.join(PRESETS)}")
+        raise RequestError(f"preset is {shown(name)}, wanted one of {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def parse_guidance(text: str) -> tuple[float, ...]:
             schedule += [float(weight)] * int(count or 1)
         except ValueError:
             raise RequestError(
-                f"guidance schedule {text!r} has the entry {entry!r}, wanted WEIGHT or WEIGHTxCOUNT, as in 7x45,3x3"
+                f"guidance schedule {shown(text)} has the entry {shown(entry)}, wanted WEIGHT or WEIGHTxCOUNT, "
+                "as in 7x45,3x3"
             ) from None
     return tuple(schedule)
 

@@ -1,6 +1,7 @@
 """Open the engines that were chosen: everything that runs a bundle with TensorRT, put together."""
 
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def open_engines(
     package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
     for stage in stages:
         package.check_plan(directory / engines.graphs[stage].plan)
-    store = KernelCache((kernels or cache_directory()) / cache_name(engines, files, gpu)) if package.rtx else None
+    store = _kernel_store(kernels or cache_directory(), engines, files, gpu) if package.rtx else None
     device = cuda.Device(cudart, index)
     arena = Arena(device)
     loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
@@ -66,6 +67,18 @@ def open_engines(
             close()
             raise
     return dict(graphs), close
+
+
+def _kernel_store(folder: Path | None, engines: EngineSet, files: Mapping[str, FileSpec], gpu: cuda.Gpu) -> KernelCache:
+    """The compiled kernels of these engines; without a folder they are gone when the process ends."""
+    if folder is None:
+        variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+        logging.getLogger(__name__).warning(
+            "compiled kernels are not kept: there is no home directory; set %s to a directory that can be written",
+            variable,
+        )
+        return KernelCache(None)
+    return KernelCache(folder / cache_name(engines, files, gpu))
 
 
 def _engines(

@@ -28,7 +28,8 @@ def cache_name(engines: EngineSet, files: Mapping[str, FileSpec], gpu: Gpu) -> s
 class KernelCache:
     """TensorRT-RTX's cache object, shared by all engines of a set. It must outlive their contexts."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
+        """`file`: where they are kept from one start to the next; None to share them in this process only."""
         self.file = file
         self.cache: Any = None
         self.stored = b""
@@ -38,7 +39,7 @@ class KernelCache:
         if self.cache is None:
             self.cache = config.create_runtime_cache()
             try:
-                self.stored = self.file.read_bytes()
+                self.stored = b"" if self.file is None else self.file.read_bytes()
             except OSError:
                 self.stored = b""
             if self.stored and not self.cache.deserialize(self.stored):
@@ -47,7 +48,7 @@ class KernelCache:
 
     def store(self) -> None:
         """Write the file if there is something new; when that fails, log it: everything works without."""
-        if self.cache is None:
+        if self.cache is None or self.file is None:
             return
         content = bytes(self.cache.serialize())
         if not content or content == self.stored:

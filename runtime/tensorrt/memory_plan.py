@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from runtime.bundle.manifest import EngineSet, FileSpec
 from runtime.constants import TILE_GRAPHS
-from runtime.errors import BackendError, RequestError
+from runtime.errors import BackendError, RequestError, shown
 
 MEMORY = ("auto", "resident", "staged")
 """What a user may ask for: resident; staged or what is smaller; auto for the first that fits."""
@@ -66,7 +66,7 @@ def plan_memory(
         MemoryPlanError: nothing that is allowed fits.
     """
     if wanted not in MEMORY:
-        raise RequestError(f"memory is {wanted!r}, wanted one of {', '.join(MEMORY)}")
+        raise RequestError(f"memory is {shown(wanted)}, wanted one of {', '.join(MEMORY)}")
     weights = {stage: files[engines.graphs[stage].plan].size for stage in stages}
     scratch = {stage: engines.graphs[stage].activation_bytes for stage in stages}
     plans = [] if wanted == "staged" else [_whole("resident", (tuple(stages),), weights, scratch)]

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from export.triton.__main__ import generate
+from export.triton.config import ModelConfig
 from runtime import Pipeline
 from runtime.console import guard
 from runtime.sampling.schedule import PRESETS
@@ -83,7 +84,7 @@ def bench(bundle: Path, preset: str, size: int | None, threads: int, rounds: int
     settings = {"preset": preset, "seed": SEED} | ({"width": size, "height": size} if size else {})
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         repository = Path(folder, "repository")
-        generate(bundle, repository, threads=threads, quiet=True)
+        generate(bundle, repository, ModelConfig(threads=threads), quiet=True)
         ready = []
         for _ in range(starts):
             with serve(repository) as server:

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic_files import PendingFiles
+from runtime.atomic_files import check_outputs, write_files
 from runtime.cli.request_options import add_request_options, given_fields
 from runtime.console import guard
-from runtime.image.png import numbered
+from runtime.errors import RequestError
+from runtime.image.output_files import numbered
 from runtime.progress import Progress
 from runtime.request import Request
 from serving.tensors import INPUTS, NUMPY_TYPES, PNG, PNG_BASE64, PNG_PARAMETER, STEP, STEPS
@@ -69,14 +70,16 @@ def generate(args: argparse.Namespace) -> None:
     inputs = {name: _sent(getattr(request, name)) for name in ("prompt", *given)}
     url = args.url or f"127.0.0.1:{PORTS[args.protocol]}"
     files = numbered(args.output, request.num_images)
-    with PendingFiles(files, args.overwrite) as pending:
-        if args.stream:
-            ask = {"http": stream_http, "grpc": stream_grpc}[args.protocol]
-            with Progress("denoising", unit="step", leave=False) as bar:
-                pngs = ask(url, args.model + STREAM_SUFFIX, inputs, args.timeout, lambda *steps: advance(bar, *steps))
-        else:
-            pngs = infer(args.protocol, url, args.model, inputs, args.timeout)
-        pending.commit(pngs)
+    if args.output.suffix.lower() != ".png":
+        raise RequestError(f"the output {args.output} is no .png, and PNG is what the server sends")
+    check_outputs(files, args.overwrite)
+    if args.stream:
+        ask = {"http": stream_http, "grpc": stream_grpc}[args.protocol]
+        with Progress("denoising", unit="step", leave=False) as bar:
+            pngs = ask(url, args.model + STREAM_SUFFIX, inputs, args.timeout, lambda *steps: advance(bar, *steps))
+    else:
+        pngs = infer(args.protocol, url, args.model, inputs, args.timeout)
+    write_files(files, pngs, args.overwrite)
     print(f"wrote {', '.join(map(str, files))}", file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from runtime import Pipeline, RequestError
 from runtime.cli.main import main
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.plan import NEGATIVE, make_plan
 from runtime.sampling.denoise import denoise
 from runtime.sampling.velocity import bind

@@ -17,7 +17,7 @@ from support.processes import ROOT, shell_code, start
 from runtime import Pipeline
 from runtime.cli.main import main
 from runtime.errors import BundleError, NonFiniteError
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.sampling.noise import randn
 from runtime.sampling.schedule import PRESETS, schedule
 
@@ -233,15 +233,17 @@ def flip(file):
     file.write_bytes(data)
 
 
-def test_no_verify_skips_the_hashes(bundle, tmp_path):
+def test_verify_off_skips_the_hashes(bundle, tmp_path):
     flip(bundle / "onnx/weights/dit_cond.data")
-    assert run("--prompt", "x", "--steps", 1, "--no-verify", "--quiet", bundle=bundle, output=tmp_path / "o.png") == 0
+    assert (
+        run("--prompt", "x", "--steps", 1, "--verify", "off", "--quiet", bundle=bundle, output=tmp_path / "o.png") == 0
+    )
 
 
 def test_graph_that_is_no_onnx(bundle, tmp_path, capsys):
     (bundle / "onnx/dit_cond.onnx").write_bytes(b"nonsense")
     edit_manifest(bundle, lambda d: d["files"]["onnx/dit_cond.onnx"].update(size=8))
-    assert run("--prompt", "x", "--no-verify", bundle=bundle, output=tmp_path / "o.png") == 1
+    assert run("--prompt", "x", "--verify", "off", bundle=bundle, output=tmp_path / "o.png") == 1
     assert "ONNX Runtime cannot load graph dit_cond" in capsys.readouterr().err
 
 
@@ -392,7 +394,7 @@ def test_output_directory_that_cannot_be_written(tmp_path, capsys):
     assert f"cannot write to {folder}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_leaves_nothing(demo_bundle, tmp_path, sent, code):
     command = [sys.executable, "-m", "runtime", "--bundle", demo_bundle, "--output", tmp_path / "a.png"]
     process = start([*command, "--prompt", "x", "--steps", 1000])

@@ -1,5 +1,6 @@
 """Plans to pictures, without a server: what runs together, what cancels, what an error reaches."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 from runtime import Pipeline
 from runtime.errors import NonFiniteError
 from runtime.plan import make_plan
-from serving.batching import Cancelled, Row, grouped, make_pictures
+from serving.batching import Cancelled, Expired, Row, grouped, make_pictures, run
 from serving.requests import Ask
 from serving.service import Engine, EngineFailedError
-from serving.settings import Settings
+from serving.settings import Limits, Settings
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_an_error_reaches_only_whom_it_concerns(pipeline):
 
 
 def test_engine_survives_what_is_the_requests_own_fault(pipeline):
-    engine = Engine(pipeline, 4)
+    engine = Engine(pipeline, Limits(4))
     errors = [RuntimeError("out of memory"), MemoryError(), NonFiniteError("NaN"), KeyError("a bug")]
     for error in errors:
         run = pipeline.run
@@ -147,7 +148,7 @@ def test_engine_survives_what_is_the_requests_own_fault(pipeline):
 
 
 def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
-    engine = Engine(pipeline, 4)
+    engine = Engine(pipeline, Limits(4))
     run = pipeline.run
     failing(pipeline, lambda plan: True, RuntimeError("CUDA error 700"))
     plans = [plan_of(pipeline, seed=1), plan_of(pipeline, "other", seed=2)]
@@ -160,8 +161,8 @@ def test_engine_that_fails_its_check_answers_nobody_any_more(pipeline):
 
 
 def test_engine_that_cannot_make_a_picture_is_not_loaded(demo_bundle, monkeypatch):
-    settings = Settings(demo_bundle, "auto", "cpu", 1, True, True, 4)
-    assert Engine.load(settings).limit == 4
+    settings = Settings(demo_bundle, "auto", "cpu", 1, "auto", True, Limits(4))
+    assert Engine.load(settings).limits == Limits(4)
 
     def run(*arguments, **more):
         raise RuntimeError("no memory for a picture")
@@ -172,10 +173,37 @@ def test_engine_that_cannot_make_a_picture_is_not_loaded(demo_bundle, monkeypatc
 
 
 def test_progress_of_one_request(pipeline):
-    engine, seen = Engine(pipeline, 4), []
+    engine, seen = Engine(pipeline, Limits(4)), []
     plan = plan_of(pipeline, steps=3, num_images=2)
     outcome = engine.answer_in_steps(ask(plan), lambda done, total, latents: seen.append((done, total, latents.shape)))
     assert seen == [(done, 3, (2, 64, 128)) for done in (1, 2, 3)]
     assert np.array_equal(images(outcome), pipeline.run(plan).images)
     stopped = engine.answer_in_steps(ask(plan, cancelled=lambda: len(seen) == 4), lambda *step: seen.append(step))
     assert isinstance(stopped, Cancelled) and len(seen) == 4 and engine.failure is None
+
+
+def test_a_request_that_takes_too_long_is_stopped_behind_its_step(pipeline):
+    """It has until the third step begins, as far as the clock can tell."""
+    done = []
+    late = Ask((plan_of(pipeline, steps=50),), lambda: False, until=math.inf)
+
+    def progress(step, total, latents):
+        done.append(step)
+        if step == 3:
+            object.__setattr__(late, "until", -math.inf)
+
+    with pytest.raises(Expired, match="has taken as long as it may"):
+        run(pipeline, [Row(late, late.plans[0])], progress)
+    assert done == [1, 2, 3]
+    runs = counted(pipeline)
+    (outcome,) = make_pictures(pipeline, [late], limit=4)
+    assert isinstance(outcome, Expired) and runs == [], "one that has waited for too long is not begun"
+
+
+def test_a_late_request_does_not_stop_its_neighbour(pipeline):
+    plans = [plan_of(pipeline, seed=seed) for seed in (1, 2)]
+    late, patient = Ask(plans[:1], lambda: False, until=-math.inf), Ask(plans[1:], lambda: False)
+    outcomes = make_pictures(pipeline, [late, patient], limit=4)
+    assert np.array_equal(images(outcomes[1]), pipeline.run(plans[1]).images)
+    gone = Ask(plans[1:], lambda: True)
+    assert all(isinstance(outcome, Cancelled) for outcome in make_pictures(pipeline, [late, gone], limit=4))

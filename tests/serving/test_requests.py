@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from runtime import Pipeline
+from runtime import Pipeline, RequestError
 from runtime.plan import make_plan
 from serving.requests import read_plans
+from serving.settings import DEFAULT_WORK
 from serving.tensors import INPUTS, NUMPY_TYPES
 
 
@@ -84,7 +85,7 @@ def test_rows_have_their_own_values(pipeline):
         (tensors(prompt=np.empty((0, 1), object)), r"the input 'prompt' is object \[0, 1\], wanted"),
         (
             tensors(prompt=[[b"x"]], guidance=np.empty((1, 0))),
-            r"'guidance' is float32 \[1, 0\], wanted float32 \[B, K\]",
+            r"'guidance' is float32 \[1, 0\], wanted float32 \[B, K up to 1000\]",
         ),
         (tensors(prompt=[[b"x"]]) | {"seed": np.ones((1, 1), np.int32)}, r"'seed' is int32 \[1, 1\], wanted int64"),
         (tensors(prompt=[[b"x"]], seed=[[1], [2]]), "the input 'seed' has 2 rows, wanted 1, as prompt has"),
@@ -102,3 +103,56 @@ def test_rows_have_their_own_values(pipeline):
 def test_refused(pipeline, request_, message):
     with pytest.raises(ValueError, match=message):
         read_plans(pipeline, request_)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "preset", "unconditional", "fit", "vae_tile"])
+def test_texts_are_measured_before_they_are_read(pipeline, monkeypatch, name):
+    """Ten megabytes are refused by their length: neither decoded nor tokenized."""
+
+    class Text(bytes):
+        def decode(self, *_):
+            raise AssertionError("somebody looked into the text")
+
+    columns = {"prompt": [[b"x"]]}
+    column = np.empty((1, 1), object)
+    column[0, 0] = Text(b"a " * (5 << 20))
+    with pytest.raises(RequestError, match=f"the input '{name}' has 10485760 bytes, wanted at most 65536$"):
+        read_plans(pipeline, tensors(**columns) | {name: column})
+
+
+def test_weights_are_counted_before_they_are_read(pipeline):
+    request = tensors(prompt=[[b"x"]], steps=[[3]]) | {"guidance": np.ones((1, 10**6), np.float32)}
+    with pytest.raises(RequestError, match=r"'guidance' is float32 \[1, 1000000\], wanted float32 \[B, K up to 1000\]"):
+        read_plans(pipeline, request)
+
+
+@pytest.mark.parametrize(
+    ("request_", "work"),
+    [
+        (tensors(prompt=[[b"x"]], steps=[[10]], width=[[512]], height=[[256]], num_images=[[3]]), 3.932160),
+        (tensors(prompt=[[b"x"]] * 2, steps=[[10], [4]], num_images=[[1], [2]]), 0.294912),
+        (tensors(prompt=[[b"x"]], preset=[[b"V4_TURBO_12"]]), 0.196608),
+    ],
+    ids=["pictures", "rows", "preset"],
+)
+def test_work_is_limited(pipeline, request_, work):
+    """Width x height x steps of all pictures, in millions; 128 x 128 is the demo's default."""
+    assert read_plans(pipeline, request_, work + 1e-9)
+    with pytest.raises(RequestError, match=f"asks for .* {work:.4g} million pixels x steps, wanted at most"):
+        read_plans(pipeline, request_, work - 1e-9)
+
+
+def test_an_hour_of_work_is_refused(pipeline):
+    request = tensors(prompt=[[b"x"]], steps=[[1000]], width=[[512]], height=[[512]], num_images=[[64]])
+    message = "64 pictures of 512x512 in up to 1000 steps, 1.678e.04 million pixels x steps, wanted at most 1000"
+    with pytest.raises(RequestError, match=message):
+        read_plans(pipeline, request, DEFAULT_WORK)
+
+
+@pytest.mark.parametrize("content", ["ä" * 30_000, "9" * 60_000, "x:" * 30_000], ids=["letters", "digits", "pairs"])
+@pytest.mark.parametrize("name", ["preset", "unconditional", "fit", "vae_tile", "image", "mask"])
+def test_no_message_echoes_a_whole_value(pipeline, name, content):
+    request = tensors(prompt=[[b"x"]]) | {name: np.array([[content.encode()]], object)}
+    with pytest.raises(RequestError) as refused:
+        read_plans(pipeline, request)
+    assert len(str(refused.value)) < 400

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.image.png import png
+from runtime.image.output_files import png
 from serving.batching import Picture
 from serving.responses import reply, wanted_outputs
-from serving.settings import Settings, device_of, read_settings
+from serving.settings import Limits, Settings, device_of, read_settings
 from serving.tensors import PICTURE_OUTPUTS
 
 ALL = {spec.name for spec in PICTURE_OUTPUTS}
@@ -67,10 +67,12 @@ def args(parameters, kind="CPU", device="0"):
 
 def test_settings():
     assert read_settings(args({"bundle": "bundle"})) == Settings(
-        Path("/models/m/1/bundle"), "auto", "cpu", None, True, True, 4
+        Path("/models/m/1/bundle"), "auto", "cpu", None, "auto", True, Limits(4, 1000.0, 600.0)
     )
-    given = {"bundle": "/b", "backend": "ort", "threads": "3", "verify": "false", "unload_when_failed": "false"}
-    assert read_settings(args(given, "GPU", "2")) == Settings(Path("/b"), "ort", "cuda:2", 3, False, False, 4)
+    given = {"bundle": "/b", "backend": "ort", "threads": "3", "verify": "off", "unload_when_failed": "false"}
+    assert read_settings(args(given, "GPU", "2")) == Settings(Path("/b"), "ort", "cuda:2", 3, "off", False, Limits(4))
+    given = {"bundle": "/b", "max_megapixel_steps": "12.5", "max_seconds": "90"}
+    assert read_settings(args(given)).limits == Limits(4, 12.5, 90.0)
     assert read_settings(args({"bundle": "../../other/1/bundle"})).bundle == Path("/models/other/1/bundle")
 
 
@@ -79,7 +81,12 @@ def test_settings():
     [
         ({}, "config.pbtxt of m lacks the parameter 'bundle'"),
         ({"bundle": "b", "threads": "two"}, "the parameter 'threads' is 'two', wanted a number of CPU threads"),
-        ({"bundle": "b", "verify": "yes"}, "the parameter 'verify' is 'yes', wanted true or false"),
+        ({"bundle": "b", "verify": "yes"}, "the parameter 'verify' is 'yes', wanted one of auto, full, off"),
+        *(
+            ({"bundle": "b", name: value}, f"the parameter '{name}' is '{value}', wanted a number above 0")
+            for name in ("max_megapixel_steps", "max_seconds")
+            for value in ("0", "-1", "nan", "inf", "many", "")
+        ),
         ({"bundle": "b", "unload_when_failed": ""}, "the parameter 'unload_when_failed' is '', wanted true or false"),
     ],
 )

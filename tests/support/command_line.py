@@ -2,7 +2,7 @@
 
 import json
 
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 
 FAST = ("--steps", 1, "--quiet")
 

@@ -4,10 +4,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from export.triton.__main__ import generate
+from export.triton.config import ModelConfig
 from runtime import Pipeline
 from scripts.triton.server import Server, serve
 
@@ -17,7 +19,7 @@ def repository(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A model repository with both models, the bundle inside."""
     output = tmp_path_factory.mktemp("triton") / "repository"
     # One thread, as in the pipeline that the pictures are compared with.
-    generate(demo_bundle, output, stream=True, threads=1, quiet=True)
+    generate(demo_bundle, output, ModelConfig(threads=1), stream=True, quiet=True)
     return output
 
 
@@ -38,9 +40,9 @@ def server(repository: Path) -> Iterator[Server]:
 def altered(demo_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     """altered(code, **options) -> repository whose models run `code` after their own, to bring about what is rare."""
 
-    def make(code: str, **options: object) -> Path:
-        output = tmp_path / "altered"
-        generate(demo_bundle, output, bundle_path=str(demo_bundle.absolute()), threads=1, quiet=True, **options)
+    def make(code: str, stream: bool = False, **options: Any) -> Path:
+        output, model = tmp_path / "altered", ModelConfig(threads=1, **options)
+        generate(demo_bundle, output, model, bundle_path=str(demo_bundle.absolute()), stream=stream, quiet=True)
         for file in output.glob("*/1/model.py"):
             file.write_text(file.read_text() + "\n\n" + code)
         return output

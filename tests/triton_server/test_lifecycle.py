@@ -15,6 +15,7 @@ import pytest
 from support.triton_requests import PATIENCE, ask, connect, wait_for
 
 from export.triton.__main__ import generate
+from export.triton.config import ModelConfig
 from runtime import Pipeline
 from scripts.triton.client import infer, infer_inputs, stream_grpc, triton
 from scripts.triton.server import LOAD_ALL, model_processes, serve
@@ -186,7 +187,7 @@ def test_bundle_without_an_unconditional_transformer(demo_bundle, tmp_path):
     manifest = json.loads((bundle / "manifest.json").read_text())
     del manifest["graphs"]["dit_uncond"]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    generate(bundle, tmp_path / "repository", threads=1, quiet=True)
+    generate(bundle, tmp_path / "repository", ModelConfig(threads=1), quiet=True)
     with serve(tmp_path / "repository") as server:
         wanted = Pipeline.load(bundle, threads=1).generate("x", seed=1, steps=2, unconditional="off")
         assert np.array_equal(ask(server, prompt="x", seed=1, steps=2, unconditional="off")["image"], wanted.images)

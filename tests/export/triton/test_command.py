@@ -64,9 +64,11 @@ def test_configuration(repository):
     assert parameters(unary) == {
         "bundle": "bundle",
         "backend": "auto",
-        "verify": "true",
+        "verify": "auto",
         "unload_when_failed": "true",
         "threads": "2",
+        "max_megapixel_steps": "1000",
+        "max_seconds": "600",
     }
     assert parameters(stream)["bundle"] == "../../i4/1/bundle"
     cpu = text(repository, "i4", "configs/cpu.pbtxt")
@@ -90,12 +92,15 @@ def test_warm_up_of_a_bundle_without_an_unconditional_transformer(demo_bundle, t
 
 def test_batching_and_a_bundle_elsewhere(demo_bundle, tmp_path):
     options = ("--dynamic-batching", "--queue-delay", 500, "--queue-limit", 7, "--max-batch", 2, "--no-verify")
-    assert run(demo_bundle, tmp_path / "r", "--bundle-path", "/data/b", "--no-unload", *options) == 0
+    limits = ("--queue-seconds", 2.5, "--max-work", 50, "--max-seconds", 30)
+    assert run(demo_bundle, tmp_path / "r", "--bundle-path", "/data/b", "--no-unload", *options, *limits) == 0
     config = text(tmp_path / "r", "ideogram4")
-    policy = "default_queue_policy { max_queue_size: 7 }"
+    policy = "default_queue_policy { max_queue_size: 7 default_timeout_microseconds: 2500000 }"
     assert f"dynamic_batching {{ max_queue_delay_microseconds: 500 {policy} }}" in config
     given = parameters(config)
-    assert (given["bundle"], given["verify"], given["unload_when_failed"]) == ("/data/b", "false", "false")
+    assert (given["max_megapixel_steps"], given["max_seconds"]) == ("50", "30")
+    assert "more than 50 million pixels x steps" in " ".join((tmp_path / "r" / "README.md").read_text().split())
+    assert (given["bundle"], given["verify"], given["unload_when_failed"]) == ("/data/b", "off", "false")
     assert not (tmp_path / "r" / "ideogram4" / "1" / "bundle").exists()
     assert "which is at `/data/b`" in (tmp_path / "r" / "README.md").read_text()
 
@@ -142,7 +147,10 @@ def test_overwrite_replaces_only_its_own(demo_bundle, tmp_path, capsys):
         (("--max-batch", 65), "--max-batch is 65, wanted 1 to 64"),
         (("--threads", -1), "--threads is -1, wanted 1 to 1024"),
         (("--bundle-path", "b"), "--bundle-path is 'b', wanted an absolute path on the server"),
-        (("--queue-delay", 5), "--queue-delay and --queue-limit go with --dynamic-batching"),
+        (("--queue-delay", 5), "--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching"),
+        (("--queue-seconds", 5), "--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching"),
+        (("--max-work", 4.9), "--max-work is 4.9, wanted 5 to"),
+        (("--max-seconds", "nan"), "--max-seconds is nan, wanted 1 to"),
         (("--queue-limit", 0, "--dynamic-batching"), "--queue-limit is 0, wanted 1 to 1000000"),
         (("--queue-delay", -1, "--dynamic-batching"), "--queue-delay is -1, wanted 0 to"),
     ],

@@ -159,6 +159,14 @@ def test_a_snapshot_is_called_by_its_id(tmp_path):
     assert hub_id(snapshot.parent) is None and hub_id(snapshot / "vae") is None
 
 
+def test_a_name_that_is_not_utf8_becomes_text(tmp_path):
+    """Else the manifest could not be written when all the work is done."""
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
+    assert model_name(directory) == "caf\\xe9"
+    assert model_name(directory).encode("utf-8")
+
+
 def test_names_of_large_files_are_their_checksums(tmp_path):
     large, small = b"w" * 5000, b"{}"
     snapshot = cached(

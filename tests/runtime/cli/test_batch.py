@@ -12,7 +12,7 @@ from support.command_line import FAST, names, prompts_of, write
 from support.processes import shell_code, start
 
 from runtime import Pipeline
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.layout import fonts
 
 
@@ -141,7 +141,7 @@ def test_a_failure_on_the_way(run, folder, monkeypatch, capsys, strict, made):
     assert "p.txt:2: the graph broke" in error and "error: 1 of 3 prompts failed: p.txt:2" in error
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_keeps_what_is_finished(demo_bundle, folder, run, sent, code):
     write("p.jsonl", {"prompt": "x", "steps": 1}, {"prompt": "y", "steps": 1000})
     command = [

@@ -11,7 +11,7 @@ from support.caption_examples import POSTER, POSTER_LINE
 from support.command_line import FAST, names, prompts_of
 
 from runtime import Caption, Pipeline
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 
 
 def test_caption_file(run, folder):

@@ -10,7 +10,7 @@ import pytest
 from support.command_line import FAST, write
 
 from runtime.cli.main import main
-from runtime.image.png import png
+from runtime.image.output_files import png
 
 
 def test_a_second_run_makes_what_is_missing(run, folder, loads, capsys):

@@ -12,7 +12,7 @@ from runtime import Pipeline
 from runtime.cli.main import main
 from runtime.errors import NonFiniteError
 from runtime.image.inpaint import keep_outside, latent_mask, noised, paste, ramp
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.plan import make_plan
 from runtime.sampling.denoise import denoise
 from runtime.sampling.schedule import PRESETS, Sampling, schedule

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime import Pipeline
 from runtime.cli.main import main
-from runtime.image.png import read_settings
+from runtime.image.output_files import read_settings
 from runtime.image.tiling import in_tiles, resolve_tile, spans, thumbnail
 from runtime.plan import make_plan
 

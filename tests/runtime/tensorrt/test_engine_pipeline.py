@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 from support.engines.demo import FAST, FREE, run
 
-from runtime import Pipeline
+from runtime import Pipeline, loading
+from runtime.bundle import integrity
 
 
 @pytest.mark.parametrize("level", FREE)
@@ -142,3 +143,11 @@ def test_of_many_prompts_only_the_one_that_engines_cannot_make_fails(bundle, tmp
     assert run(*arguments, bundle=bundle, output=tmp_path / "out") == 1
     assert "a picture of 768x256 is outside of what the engines were built for" in capsys.readouterr().err
     assert [file.name for file in tmp_path.rglob("*.png")] == ["a.png"]
+
+
+def test_engines_are_hashed_and_graphs_that_they_replace_are_not(bundle, monkeypatch):
+    hashed, sha256 = [], integrity.sha256
+    monkeypatch.setattr(integrity, "sha256", lambda file: hashed.append(file.name) or sha256(file))
+    monkeypatch.setattr(loading, "cache_directory", lambda: None)
+    Pipeline.load(bundle.directory, unconditional=False)
+    assert sorted(hashed) == ["dit_cond.plan", "text_encoder.plan", "tokenizer.json", "vae_decoder.plan"]

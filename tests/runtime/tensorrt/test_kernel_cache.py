@@ -47,3 +47,14 @@ def test_a_directory_that_cannot_be_written_is_no_error(box, caplog):
     with caplog.at_level(logging.WARNING):
         box.close()
     assert "cannot keep compiled kernels in" in caplog.text
+
+
+def test_without_a_cache_directory_nothing_is_kept(box, caplog, monkeypatch):
+    """An optional cache must not keep engines from loading."""
+    monkeypatch.setattr(engines, "cache_directory", lambda: None)
+    box.kernels = None
+    with caplog.at_level(logging.WARNING):
+        box.open()
+        assert box.trt.contexts[-1].config.cache is not None, "the engines share what they compile all the same"
+        box.close()
+    assert caplog.text.count("compiled kernels are not kept: there is no home directory; set XDG_CACHE_HOME") == 1

@@ -62,7 +62,7 @@ def test_what_the_first_device_holds_goes_when_the_second_fails(two):
     plan = two.directory / "engines/dit_uncond.plan"
     plan.write_bytes(b"x" * len(plan.read_bytes()))
     with pytest.raises(RuntimeError, match=r"failed loading dit_uncond from .*: the magic number does not match"):
-        Pipeline.load(two.directory, devices=("cuda:1", "cuda:0"), verify=False)
+        Pipeline.load(two.directory, devices=("cuda:1", "cuda:0"), verify="off")
     assert not two.cudart.allocated and two.cudart.count("malloc") > 0
 
 
