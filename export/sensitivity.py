@@ -64,8 +64,7 @@ def run(args: argparse.Namespace) -> None:
     options = StageOptions(types, recipe_of(types, args.attention), _ranges(known), smoothing=_smoothing(known))
     prompt = args.prompt or calibration_prompts(checkpoint)[0]
     errors = compare_stages(checkpoint, options, prompt, args.quiet, by_point=True)
-    report = json.dumps(_report(checkpoint, args, prompt, errors), indent=1, ensure_ascii=False) + "
-"
+    report = json.dumps(_report(checkpoint, args, prompt, errors), indent=1, ensure_ascii=False) + "\n"
     write_files([args.output], [report.encode()], args.overwrite)
     if not args.quiet:
         print(table(errors))
