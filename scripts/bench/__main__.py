@@ -8,6 +8,8 @@ around the matrix products, which weigh more in a larger model. The sides take t
 
 - warm: seconds for a picture in a process that has made one before. diffusers pads every prompt to
   ``max_sequence_length``; it is measured at the prompt's own length (its best case) and at its default.
+- warm, in int8: the same with a bundle of ``--precision int8``, against the peer at the prompt's own length and against
+  our own float32.
 - cold start: from the start of a process to the finished PNG, imports and loading included, with all files in the page
   cache. The peer gets the prompt's own length. "without pictures" is the same less the warm picture's time.
 - peak memory: the largest resident set of those processes.
@@ -46,9 +48,9 @@ def bench(
     workdir: Path, shape: Shape, size: int, threads: int, repeats: int, installed_size: bool
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Measure everything: the table's rows, the one about the pictures last, and the report for JSON."""
-    checkpoint, bundle = prepare(workdir, shape)
+    checkpoint, bundle, int8 = prepare(workdir, shape)
     turns = Turns()
-    tokens, warm, pictures = measure_warm(turns, checkpoint, bundle, size, threads, repeats)
+    tokens, warm, pictures = measure_warm(turns, checkpoint, bundle, int8, size, threads, repeats)
     cold, cold_pictures = measure_cold(turns, checkpoint, bundle, size, threads, tokens)
     rows = speed_rows(tokens, warm, cold)
     if installed_size:
@@ -84,6 +86,8 @@ def speed_rows(tokens: int, warm: dict[str, list[float]], cold: dict[str, list[t
     return [
         compare(f"warm, {tokens} tokens", warm["ours"], warm["peer"], "s", goal=1.5),
         compare(f"warm, padded to {DEFAULT_LENGTH}", warm["ours"], warm["peer_default"], "s", goal=5),
+        compare("warm, in int8", warm["int8"], warm["peer"], "s", goal=2),
+        compare("  against our float32", warm["int8"], warm["ours"], "s"),
         compare("cold start", start_ours, start_peer, "s", goal=5),
         compare("  without pictures", without["ours"], without["peer"], "s"),
         compare("peak memory", peak_ours, peak_peer, "MB", 1e6),

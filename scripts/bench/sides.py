@@ -84,22 +84,25 @@ pipeline(prompt, generator=torch.Generator().manual_seed(int(seed)), **json.load
 """
 
 
-def prepare(workdir: Path, shape: Shape) -> tuple[Path, Path]:
-    """The checkpoint and the bundle in `workdir`, made unless this code has made them before."""
-    checkpoint, bundle, record = workdir / "checkpoint", workdir / "bundle", workdir / "made-by.txt"
-    sources = sorted(file for folder in ("export", "model", "runtime") for file in (ROOT / folder).rglob("*.py"))
+def prepare(workdir: Path, shape: Shape) -> tuple[Path, Path, Path]:
+    """The checkpoint, and bundles in float32 and int8, in `workdir`, made unless this code has made them before."""
+    checkpoint, record = workdir / "checkpoint", workdir / "made-by.txt"
+    bundles = {precision: workdir / precision for precision in ("fp32", "int8")}
+    packages = ("calibration", "export", "model", "runtime")
+    sources = sorted(file for folder in packages for file in (ROOT / folder).rglob("*.py"))
     code = b"".join(file.read_bytes() for file in (*sources, ROOT / "tests" / "support" / "peers.py", Path(__file__)))
     maker = hashlib.sha256(code + repr(shape).encode()).hexdigest()
     if workdir.exists() and any(workdir.iterdir()) and not record.is_file():
         raise FileExistsError(f"{workdir} holds something other than a benchmark's files; choose another --workdir")
     if not record.is_file() or record.read_text() != maker:
-        print("making the checkpoint and the bundle (a minute)", file=sys.stderr)
+        print("making the checkpoint and the bundles (a minute)", file=sys.stderr)
         save_diffusers(make_pipeline(shape), checkpoint)
-        options = ("--checkpoint", checkpoint, "--output", bundle, "--precision", "fp32", "--overwrite", "--quiet")
-        if code := build([str(part) for part in options]):
-            raise RuntimeError(f"the build of {bundle} ended with {code}; its message is above")
+        for precision, bundle in bundles.items():
+            options = ("--checkpoint", checkpoint, "--output", bundle, "--precision", precision, "--no-compare")
+            if code := build([*map(str, options), "--overwrite", "--quiet"]):
+                raise RuntimeError(f"the build of {bundle} ended with {code}; its message is above")
         record.write_text(maker)
-    return checkpoint, bundle
+    return checkpoint, bundles["fp32"], bundles["int8"]
 
 
 def peer_settings(size: int, length: int) -> dict[str, Any]:
@@ -116,11 +119,13 @@ def peer_settings(size: int, length: int) -> dict[str, Any]:
 
 
 def measure_warm(
-    turns: Turns, checkpoint: Path, bundle: Path, size: int, threads: int, repeats: int
+    turns: Turns, checkpoint: Path, bundle: Path, int8: Path, size: int, threads: int, repeats: int
 ) -> tuple[int, dict[str, list[float]], list[np.ndarray]]:
-    """The prompt's tokens; seconds of both sides in this process and shares outside the engine; all pictures."""
+    """The prompt's tokens; seconds of all sides in this process and shares outside the engine; all pictures but those
+    in int8, which are others."""
     torch.set_num_threads(threads)
     ours, peer = Pipeline.load(bundle, threads=threads), Ideogram4Pipeline.from_pretrained(checkpoint)
+    integers = Pipeline.load(int8, threads=threads)
     peer.set_progress_bar_config(disable=True)
     tokens = ours.prompt.encode(PROMPT).shape[1]
     calls: list[float] = []
@@ -134,6 +139,11 @@ def measure_warm(
         pictures.append(made.images[0])
         return made.seconds, 1 - sum(calls) / made.seconds
 
+    def run_int8() -> tuple[float, float]:
+        integers.features.clear()
+        made = integers.generate(PROMPT, width=size, height=size, preset=PLAN.preset, seed=SEED)
+        return made.seconds, 0.0
+
     def run_peer(length: int) -> tuple[float, float]:
         started = time.perf_counter()
         image = peer(PROMPT, generator=torch.Generator().manual_seed(SEED), **peer_settings(size, length)).images[0]
@@ -141,9 +151,9 @@ def measure_warm(
         pictures.append(np.asarray(image))
         return seconds, 0.0
 
-    sides = (run_ours, lambda: run_peer(tokens), run_ours, lambda: run_peer(DEFAULT_LENGTH))
-    first, short, second, long = turns.take(sides, repeats)
-    columns = {"ours": first + second, "peer": short, "peer_default": long}
+    sides = (run_ours, lambda: run_peer(tokens), run_int8, run_ours, lambda: run_peer(DEFAULT_LENGTH))
+    first, short, eight, second, long = turns.take(sides, repeats)
+    columns = {"ours": first + second, "int8": eight, "peer": short, "peer_default": long}
     seconds = {name: [run[0] for run in runs] for name, runs in columns.items()}
     return tokens, seconds | {"outside": [run[1] for run in columns["ours"]]}, pictures
 
