@@ -16,14 +16,18 @@ from support.build_command import refused
 from support.bundles import build_bundle
 from support.processes import ROOT, shell_code, start
 
-from calibration.static.ranges import read_ranges
-from calibration.static.record import DEFAULT_ALGORITHM
+from calibration.channels import record
+from calibration.channels.file import check_channels, read_channels
 from export.build.command import main
-from model.checkpoint.directory import STAGES
+from export.demo_model import DEMO_CHECKPOINT
+from export.graph.smoothing import ALPHA
+from model.checkpoint.directory import STAGES, open_checkpoint
 from runtime import Pipeline
 from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import QuantizationSpec, read_manifest
 from runtime.constants import TILE_GRAPHS
+from runtime.errors import NonFiniteError
+from runtime.plan import make_plan
 
 
 def test_demo_bundle(demo_bundle):
@@ -63,19 +67,81 @@ def test_output_directory_that_does_not_exist(tmp_path, capsys):
     assert f"the directory {tmp_path / 'no'} for the bundle does not exist" in capsys.readouterr().err
 
 
-def test_float8_build_of_the_demo_calibrates_itself(demo_fp8_bundle, demo_bundle):
+def test_float8_build_needs_no_calibration(demo_fp8_bundle, demo_bundle):
     manifest = read_manifest(demo_fp8_bundle)
-    assert manifest.quantization == QuantizationSpec(DEFAULT_ALGORITHM, "fp8", ())
+    assert manifest.quantization == QuantizationSpec("token", "fp8", ())
     assert manifest.timestep_dtype == "bfloat16"
     assert {graph.compute for graph in manifest.graphs.values()} == {"float32"}
-    ranges = read_ranges(demo_fp8_bundle / "ranges.json")
-    assert ranges.prompts.count == 8 and ranges.preset == "V4_TURBO_12"
+    assert not {"ranges.json", "channels.safetensors"} & manifest.files.keys()
     check_files(demo_fp8_bundle, manifest.files)
     report = json.loads((demo_fp8_bundle / "report.json").read_text())
     assert report["dit_cond"]["bytes_share"] > 0.96 and report["dit_cond"]["operations_share"] > 0.99
     weights = {name: spec.size for name, spec in manifest.files.items() if "dit" in name and name.endswith(".data")}
     plain = read_manifest(demo_bundle).files
     assert all(size < 0.27 * plain[name].size for name, size in weights.items()), "a quarter of float32, and scales"
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory):
+    """The demo in int8, built by the command, which calibrates by itself."""
+    directory = tmp_path_factory.mktemp("int8") / "bundle"
+    assert main(["--precision", "int8", "--output", str(directory), "--quiet"]) == 0
+    return directory
+
+
+def test_int8_build_calibrates_itself(int8_bundle):
+    manifest = read_manifest(int8_bundle)
+    assert manifest.quantization == QuantizationSpec("token", "base", (), ALPHA)
+    codes = {name: graph.codes for name, graph in manifest.graphs.items()}
+    assert {name for name, kind in codes.items() if kind == "int8"} == {"text_encoder", "dit_cond", "dit_uncond"}
+    channels = read_channels(int8_bundle / "channels.safetensors")
+    check_channels(channels, open_checkpoint(DEMO_CHECKPOINT))
+    check_files(int8_bundle, manifest.files)
+    stages = json.loads((int8_bundle / "report.json").read_text())["rounding"]["stages"]
+    assert list(stages) == ["text_encoder", "dit_cond", "dit_uncond"]
+    assert all(0 < stage["error"] < 0.1 for stage in stages.values())
+
+
+def test_what_was_measured_and_compared_is_kept(int8_bundle, capsys):
+    """Building again measures nothing; another --keep-base compares again."""
+    arguments = ["--precision", "int8", "--output", str(int8_bundle), "--overwrite"]
+    assert main(arguments) == 0
+    error = capsys.readouterr().err
+    assert "calibrating" not in error and "comparing" not in error and error.count("unchanged") == 7
+    assert main([*arguments, "--keep-base", "dit_cond.layers.0.*"]) == 0
+    error = capsys.readouterr().err
+    assert "calibrating" not in error and "comparing" in error
+
+
+def test_a_killed_measurement_continues(tmp_path, monkeypatch, capsys):
+    save = record.Store.save
+
+    def stop(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    arguments = ["--precision", "int8", "--output", str(tmp_path / "bundle"), "--no-compare"]
+    monkeypatch.setattr(record.Store, "save", stop)
+    assert main(arguments) == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "continuing after 1 of 3 steps" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+    assert not any("state" in file.name for file in (tmp_path / "bundle").iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_with_its_step(int8_bundle, value):
+    """In int8, which has no code for it: text features with one such value."""
+    with Pipeline.load(int8_bundle) as pipeline:
+        plan = make_plan(pipeline.manifest, pipeline.prompt, "a red circle", preset="V4_TURBO_12")
+        text = pipeline.text(plan).copy()
+        text[0, 3, 5] = value
+        with pytest.raises(
+            NonFiniteError, match=r"conditional velocity has \d+ NaN or infinite values at step 1 of 12"
+        ):
+            list(pipeline.trajectory(plan, text=text))
 
 
 def test_float8_bundle_makes_the_picture(demo_fp8_bundle, demo_bundle):

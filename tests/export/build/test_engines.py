@@ -26,7 +26,7 @@ def test_bundle_holds_graphs_and_engines(rtx_bundle):
     check_files(rtx_bundle, manifest.files)
     (engines,) = manifest.engines.values()
     assert (engines.backend, engines.targets, engines.version) == ("rtx", BOTH, "1.7.1.116")
-    assert engines.attention == "fp8" and manifest.quantization.attention == "base"
+    assert engines.attention == manifest.quantization.attention == "base", "one bundle, one arithmetic"
     assert set(engines.graphs) == manifest.stages == set(manifest.graphs), "the graphs for tiles are among them"
     assert {spec.compute for spec in engines.graphs.values()} == {"bfloat16"}
     decoder = engines.graphs["vae_decoder"]
@@ -42,7 +42,7 @@ def test_engines_of_the_demo(rtx_bundle):
     report = json.loads((rtx_bundle / "report.json").read_text())["engines"]["rtx-sm89-sm120"]
     for stage in ("dit_cond", "dit_uncond"):
         assert report[stage]["copies"] == 0 and report[stage]["gate_products"] == report[stage]["qkv_products"] == 1
-        assert set(report[stage]["attentions"]["types"]) == {"fp8"}
+        assert set(report[stage]["attentions"]["types"]) == {"bf16"} and report[stage]["problems"] == []
         assert report[stage]["products"]["types"]["fp8"] == 6 * 4
     assert report["text_encoder"]["copies"] == 0
     assert report["text_encoder"]["attentions"]["types"] == {"bf16": 36}

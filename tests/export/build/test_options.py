@@ -32,7 +32,7 @@ def test_no_option_is_the_default():
 
 def test_given_options_arrive():
     """One of each kind."""
-    line = "--checkpoint a/b --lora x.st y.st:2 --backend ort rtx ort --precision fp8 --keep-base *.w1"
+    line = "--checkpoint a/b --lora x.st y.st:2 --backend ort rtx ort --precision fp8 --activations static --keep-base *.w1"
     line += " --output c --max-batch 4 --weight-streaming --no-verify --calibration r.json --revision v1"
     options = read_options(build_parser("export.build").parse_args(line.split()))
     assert options == BuildOptions(
@@ -41,6 +41,7 @@ def test_given_options_arrive():
         lora=("x.st", "y.st:2"),
         backend=("ort", "rtx", "ort"),
         precision="fp8",
+        activations="static",
         keep_base=("*.w1",),
         output=Path("c"),
         max_batch=4,
@@ -61,7 +62,7 @@ def test_options_do_not_change():
     [
         ({"default_preset": "V5"}, "--default-preset is 'V5', wanted one of V4_QUALITY_48"),
         ({"default_guidance": float("nan")}, "--default-guidance is nan, wanted a number of at most 10000"),
-        ({"precision": "int4"}, "--precision is 'int4', wanted one of fp32, fp16, bf16, fp8, fp8-weight-only"),
+        ({"precision": "int4"}, "--precision is 'int4', wanted one of fp32, fp16, bf16, fp8, int8, fp8-weight-only"),
         ({"backend": "rtx"}, "backend is 'rtx', wanted a tuple of strings"),
         ({"backend": ("rtx", "metal")}, "--backend is 'metal', wanted one of ort, rtx, tensorrt"),
         ({"backend": ()}, "--backend is empty, wanted some of ort, rtx, tensorrt"),
@@ -69,11 +70,11 @@ def test_options_do_not_change():
         ({"lora_target": "all"}, "--lora-target is 'all', wanted one of cond, uncond, both"),
         ({"lora_target": "both"}, "--lora-target both goes with --lora"),
         ({"base": "fp8"}, "--base is 'fp8', wanted one of fp32, fp16, bf16"),
-        ({"base": "bf16"}, "--base bf16 goes with the fp8 precisions only, and --precision is fp32"),
-        ({"attention": "half"}, "--attention is 'half', wanted one of fp8, base"),
+        ({"base": "bf16"}, "--base bf16 goes with the precisions fp8 and int8 only, and --precision is fp32"),
+        ({"attention": "half"}, "--attention is 'half', wanted one of base, fp8, decomposed"),
         ({"attention": "fp8"}, "--attention fp8 goes with --precision fp8, and --precision is fp32"),
-        ({"calibration": Path("r.json")}, "--calibration goes with --precision fp8, and --precision is fp32"),
-        ({"keep_base": ("*",)}, "--keep-base goes with --precision fp8, and --precision is fp32"),
+        ({"calibration": Path("r.json")}, "--calibration goes with --precision fp8 or int8, and --precision is fp32"),
+        ({"keep_base": ("*",)}, "--keep-base goes with --precision fp8 or int8, and --precision is fp32"),
         ({"weights": "move"}, "--weights is 'move', wanted one of copy, link"),
         ({"weights": "link", "backend": ("rtx",), "precision": "bf16"}, "--weights link goes with --backend ort"),
         ({"timestep_dtype": "float16"}, "--timestep-dtype is 'float16', wanted one of float32, bfloat16"),

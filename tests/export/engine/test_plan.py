@@ -75,6 +75,51 @@ def test_an_engine_from_stitched_weights_is_the_engine_from_a_copy(tmp_path, mon
     assert np.count_nonzero(one != other) <= 256
 
 
+@pytest.mark.parametrize(
+    ("targets", "base"), [(("sm75",), "fp16"), (("sm86",), "bf16"), (BOTH, "bf16")], ids=["sm75", "sm86", "sm89+sm120"]
+)
+def test_int8_blocks_of_the_real_width(wide, tmp_path, targets, base):
+    """As many kernels in a block as in float8. The time's layers are not in int8: two parallel streams at the start."""
+    _, _, report = engine(wide, "dit_cond", tmp_path, "base", targets, "int8", base)
+    assert set(report["block_kernels"]) == {BLOCK_KERNELS["base"]}
+    assert report["products"]["types"]["int8"] == 2 * 4 and report["problems"] == []
+    assert report["attentions"]["types"] == {base: 2} and report["unfused"]["types"] == {}
+    assert report["copies"] == 0 and report["synchronisations"] <= 4
+
+
+def test_token_scales_cost_no_kernel(built, wide, tmp_path):
+    static = engine(wide, "dit_cond", tmp_path, "base", ("sm89",), activations="static")[2]
+    token = built("base", ("sm89",))[3]
+    assert token["kernels"] == static["kernels"] and token["block_kernels"] == static["block_kernels"]
+
+
+def test_float16_base(wide, tmp_path):
+    """Codes smaller by a power of two, so that float16 holds their products: no kernel more."""
+    _, _, report = engine(wide, "dit_uncond", tmp_path, "base", ("sm89",), "fp8", "fp16")
+    assert set(report["block_kernels"]) == {BLOCK_KERNELS["base"]}
+    assert report["products"]["types"]["fp8"] == 2 * 4 and report["problems"] == []
+
+
+def test_text_encoder_in_int8(tmp_path):
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    _, _, report = engine(checkpoint, "text_encoder", tmp_path, "base", ("sm86",), "int8")
+    assert report["problems"] == [] and report["products"]["types"]["int8"] == 36 * 4 and report["copies"] == 0
+
+
+def test_an_engine_that_is_not_as_wanted(tmp_path, monkeypatch, capsys):
+    """A warning that is in the report; an error only where that was asked for."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    monkeypatch.setattr("export.engine.plan.audit", lambda kernels, wanted: ["the product a runs in bf16, wanted fp8"])
+    spec, _, report = engine(checkpoint, "dit_uncond", tmp_path, targets=("sm89",))
+    assert (tmp_path / spec.plan).is_file() and report["problems"] == ["the product a runs in bf16, wanted fp8"]
+    message = "the engine of dit_uncond is not what was asked for: the product a runs in bf16, wanted fp8"
+    assert f"warning: {message}" in capsys.readouterr().err
+    sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
+    options = EngineOptions("rtx", ("sm89",), sizes, strict_audit=True)
+    with pytest.raises(RuntimeError, match=message):
+        build_engine(checkpoint, "dit_uncond", stage_options(checkpoint, "dit_uncond"), options, tmp_path, quiet=True)
+
+
 def test_nearly_nothing_is_written_for_the_builder(wide, monkeypatch):
     types, recipe = precision_of("fp8", None, "rtx"), Recipe(True, True)
     held = sum(part.nbytes for part in wide.stored("dit_cond"))
@@ -114,5 +159,9 @@ def test_attention_without_a_fused_kernel_is_named():
     changed = replace(checkpoint, transformer=wider)
     name = "layers.0.node_scaled_dot_product_attention"
     message = f"dit_uncond: the attention {name} has heads of 288, and TensorRT has fused kernels"
-    with pytest.raises(RuntimeError, match=message):
-        stage_graph(changed, "dit_uncond", stage_options(changed, "dit_uncond", "base", "bf16"))
+    options = stage_options(changed, "dit_uncond", "base", "bf16")
+    with pytest.raises(RuntimeError, match=f"{message}.*--attention decomposed takes it apart"):
+        stage_graph(changed, "dit_uncond", options)
+    model = stage_graph(changed, "dit_uncond", replace(options, decomposed=True))
+    apart = [node for node in model.graph if node.op_type == "Attention"]
+    assert apart and all("TRT_decomposable" in node.attributes for node in apart)

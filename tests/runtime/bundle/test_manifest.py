@@ -72,7 +72,7 @@ MANIFEST = Manifest(
 TEXT = """\
 {
  "format": "ideogram4-bundle",
- "version": 2,
+ "version": 3,
  "name": "tiny",
  "fingerprint": "00ff",
  "precision": "fp32",
@@ -81,7 +81,8 @@ TEXT = """\
   "attention": "fp8",
   "keep_base": [
    "a.*"
-  ]
+  ],
+  "smoothing": null
  },
  "timestep_dtype": "float32",
  "latent_stats": "bn",
@@ -151,8 +152,8 @@ def edited(change):
     ("change", "message"),
     [
         (lambda d: d.update(format="zip"), 'does not say "format": "ideogram4-bundle"'),
-        (lambda d: d.update(version=1), "format version is 1, this runtime reads 2"),
-        (lambda d: d.update(version=True), "format version is True, this runtime reads 2"),
+        (lambda d: d.update(version=1), "format version is 1, this runtime reads 3"),
+        (lambda d: d.update(version=True), "format version is True, this runtime reads 3"),
         (lambda d: d.pop("version"), "format version is None"),
         (lambda d: d.update(extra=1), "the manifest has the unknown key 'extra'"),
         (lambda d: d["rope"].update(base=1), "rope has the unknown key 'base'"),
