@@ -138,9 +138,7 @@ def test_what_is_not_finite_is_named_with_its_step(int8_bundle, value):
         plan = make_plan(pipeline.manifest, pipeline.prompt, "a red circle", preset="V4_TURBO_12")
         text = pipeline.text(plan).copy()
         text[0, 3, 5] = value
-        with pytest.raises(
-            NonFiniteError, match=r"conditional velocity has \d+ NaN or infinite values at step 1 of 12"
-        ):
+        with pytest.raises(NonFiniteError, match=r"conditional velocity has \d+ NaN .* at step 1 of 12"):
             list(pipeline.trajectory(plan, text=text))
 
 

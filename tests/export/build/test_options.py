@@ -32,8 +32,10 @@ def test_no_option_is_the_default():
 
 def test_given_options_arrive():
     """One of each kind."""
-    line = "--checkpoint a/b --lora x.st y.st:2 --backend ort rtx ort --precision fp8 --activations static --keep-base *.w1"
-    line += " --output c --max-batch 4 --weight-streaming --no-verify --calibration r.json --revision v1"
+    line = "--checkpoint a/b --lora x.st y.st:2 --backend ort rtx ort --precision fp8 --activations static"
+    line += (
+        " --keep-base *.w1 --output c --max-batch 4 --weight-streaming --no-verify --calibration r.json --revision v1"
+    )
     options = read_options(build_parser("export.build").parse_args(line.split()))
     assert options == BuildOptions(
         checkpoint="a/b",
