@@ -1,4 +1,4 @@
-"""Load one graph of a bundle in ONNX Runtime, run it once, and say what that took.
+"""Load one graph of a bundle in ONNX Runtime, run it, and say what that took.
 
     python -m scripts.bench.run_stage bundle text_encoder --prompt "a red circle on a blue background"
     python -m scripts.bench.run_stage bundle dit_cond --size 256
@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def feeds_of(stage: str, manifest: Manifest, bundle: Path, prompt: str, size: in
     return feeds
 
 
-def run_stage(bundle: Path, stage: str, prompt: str, size: int) -> None:
+def run_stage(bundle: Path, stage: str, prompt: str, size: int, runs: int) -> None:
     """Load and run; prints a line for each."""
     manifest = read_manifest(bundle)
     if stage not in manifest.graphs:
@@ -59,10 +60,12 @@ def run_stage(bundle: Path, stage: str, prompt: str, size: int) -> None:
     with Peak() as memory:
         started = time.perf_counter()
         graph = opener(bundle, "cpu", None)(stage, manifest.graphs[stage])
-        loaded = time.perf_counter()
-        result = graph(**feeds)
-        done = time.perf_counter()
-    print(f"{stage}: loaded in {loaded - started:.1f} s, ran in {done - loaded:.1f} s")
+        ends = [time.perf_counter()]
+        for _ in range(runs):
+            result = graph(**feeds)
+            ends.append(time.perf_counter())
+    times = ", ".join(f"{after - before:.1f}" for before, after in pairwise(ends))
+    print(f"{stage}: loaded in {ends[0] - started:.1f} s, ran in {times} s")
     print(f"result {list(result.shape)}, standard deviation {result.std():.3g}, finite: {np.isfinite(result).all()}")
     print(f"{memory.highest / 1e9:.2f} GB of anonymous memory at most")
 
@@ -79,8 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("stage", choices=("text_encoder", "dit_cond", "dit_uncond"))
     add("--prompt", default="a red circle on a blue background", help="for the text encoder (default: %(default)s)")
     add("--size", type=int, default=256, metavar="PX", help="of the picture (default: %(default)s)")
+    add("--runs", type=int, default=1, metavar="N", help="calls (default: %(default)s)")
     args = parser.parse_args(argv)
-    return guard("scripts.bench.run_stage", lambda: run_stage(args.bundle, args.stage, args.prompt, args.size))
+    return guard(
+        "scripts.bench.run_stage", lambda: run_stage(args.bundle, args.stage, args.prompt, args.size, args.runs)
+    )
 
 
 if __name__ == "__main__":
