@@ -1,9 +1,12 @@
 """A loaded pipeline that answers requests, and takes itself out of service when it can no longer make a picture."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from runtime.bundle.manifest import Manifest, read_manifest
+from runtime.constants import TILE_GRAPHS
 from runtime.errors import NonFiniteError
+from runtime.image.tiling import AUTO_PIXELS
 from runtime.pipeline import Pipeline
 from runtime.plan import make_plan
 from serving.batching import Cancelled, Outcome, Progress, Row, make_pictures, run
@@ -11,6 +14,18 @@ from serving.requests import Ask
 from serving.settings import Limits, Settings
 
 logger = logging.getLogger(__name__)
+
+
+def vae_graphs(manifest: Manifest, inputs: Collection[str]) -> list[str]:
+    """The VAE's graphs that requests with these inputs can need, of those that the bundle has.
+
+    Tiles are needed where they can be asked for, or where a picture can be so large that they are taken anyway.
+    """
+    largest = manifest.sizes.maximum if {"width", "height", "image"} & set(inputs) else manifest.sizes.default
+    graphs = ["vae_decoder", *(["vae_encoder"] if "image" in inputs else [])]
+    if "vae_tile" in inputs or largest > AUTO_PIXELS:
+        graphs += [TILE_GRAPHS[name] for name in graphs]
+    return [name for name in graphs if name in manifest.stages or name == "vae_decoder"]
 
 
 class EngineFailedError(RuntimeError):
@@ -44,6 +59,8 @@ class Engine:
             device=settings.device,
             threads=settings.threads,
             verify=settings.verify,
+            vae_graphs=vae_graphs(read_manifest(settings.bundle), settings.inputs),
+            max_memory=settings.memory,
         )
         engine = cls(pipeline, settings.limits)
         engine.make_plain_picture()
