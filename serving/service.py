@@ -28,6 +28,10 @@ def vae_graphs(manifest: Manifest, inputs: Collection[str]) -> list[str]:
     return [name for name in graphs if name in manifest.stages or name == "vae_decoder"]
 
 
+OVERFLOWS = 3
+"""Requests in a row that give NaN or infinity before the pipeline itself is suspected."""
+
+
 class EngineFailedError(RuntimeError):
     """The pipeline no longer works; only loading the model again can help."""
 
@@ -37,12 +41,15 @@ class Engine:
 
     A request can fail by itself (too large a picture for the memory, values that overflow) and leave the pipeline
     whole. It can also be the first to meet a broken one: after a CUDA error every further call of the process fails.
-    Another picture tells the two apart.
+    Another picture tells the two apart. Values that overflow are first taken for the request's own fault, and looked
+    into when they come several times in a row.
     """
 
     def __init__(self, pipeline: Pipeline, limits: Limits) -> None:
         self.pipeline, self.limits = pipeline, limits
         self.failure: EngineFailedError | None = None
+        self.overflows = 0
+        """Requests since the last good one that gave NaN or infinity."""
 
     @classmethod
     def load(cls, settings: Settings) -> "Engine":
@@ -88,20 +95,31 @@ class Engine:
     def _judged(self, outcome: Outcome) -> Outcome:
         """What to answer: `outcome`, or that the pipeline no longer works, after a look at it."""
         if not isinstance(outcome, Exception):
+            self.overflows = 0
             return outcome
-        if isinstance(outcome, (Cancelled, ValueError, NonFiniteError)):  # the graphs are not to blame, or did run
+        if isinstance(outcome, (Cancelled, ValueError)):  # the graphs are not to blame
             return outcome
+        if isinstance(outcome, NonFiniteError):
+            self.overflows += 1
+            if self.overflows < OVERFLOWS:
+                return outcome
+            self.overflows = 0
         if self.failure is None:
             try:
-                self.make_plain_picture()
+                # A broken context shows in the first call; what overflows may do so in a later step.
+                self.make_plain_picture(whole=isinstance(outcome, NonFiniteError))
             except Exception as failed:  # whatever it is, there is no picture
                 self.failure = EngineFailedError(f"the engine failed: {outcome}; since then: {failed}")
                 logger.error("%s", self.failure)
         return self.failure or outcome
 
-    def make_plain_picture(self) -> None:
-        """One step at the default size through every graph; it has worked when the pipeline was loaded."""
+    def make_plain_picture(self, whole: bool = False) -> None:
+        """One step at the default size through every graph; it has worked when the pipeline was loaded.
+
+        `whole`: in all steps of the bundle's default preset.
+        """
         manifest = self.pipeline.manifest
         unconditional = "graph" if "dit_uncond" in self.pipeline.graphs else "off"
-        plan = make_plan(manifest, self.pipeline.prompt, "a", steps=1, seed=0, unconditional=unconditional)
+        steps = None if whole else 1
+        plan = make_plan(manifest, self.pipeline.prompt, "a", steps=steps, seed=0, unconditional=unconditional)
         self.pipeline.run(plan)

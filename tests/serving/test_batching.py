@@ -11,7 +11,7 @@ from runtime.errors import NonFiniteError
 from runtime.plan import make_plan
 from serving.batching import Cancelled, Expired, Row, grouped, make_pictures, run
 from serving.requests import Ask
-from serving.service import Engine, EngineFailedError, vae_graphs
+from serving.service import OVERFLOWS, Engine, EngineFailedError, vae_graphs
 from serving.settings import Limits, Settings
 from serving.tensors import INPUTS
 
@@ -243,3 +243,47 @@ def test_an_instance_loads_what_its_settings_say(demo_bundle, monkeypatch):
     engine = Engine.load(settings)
     assert given["max_memory"] == 5 * 10**9
     assert sorted(engine.pipeline.graphs) == ["dit_cond", "dit_uncond", "text_encoder", "vae_decoder"]
+
+
+class Overflowing:
+    """A pipeline's run that gives NaN for some plans, or for all."""
+
+    def __init__(self, pipeline, bad):
+        self.run, self.bad, self.plans = pipeline.run, bad, []
+        pipeline.run = self
+
+    def __call__(self, plan, *rest, **more):
+        self.plans.append(plan)
+        if self.bad(plan):
+            raise NonFiniteError("dit_cond gave NaN or infinite values")
+        return self.run(plan, *rest, **more)
+
+
+def test_a_backend_that_gives_nan_for_every_request_fails(pipeline):
+    engine = Engine(pipeline, Limits(4))
+    calls = Overflowing(pipeline, lambda plan: True)
+    outcomes = [engine.answer([ask(plan_of(pipeline, seed=seed))])[0] for seed in range(OVERFLOWS)]
+    assert [type(outcome) for outcome in outcomes] == [NonFiniteError] * (OVERFLOWS - 1) + [EngineFailedError]
+    assert engine.failure is outcomes[-1] and len(calls.plans) == OVERFLOWS + 1
+    assert calls.plans[-1].sampling.preset == pipeline.manifest.default_preset, "a whole picture was tried"
+    assert engine.answer([ask(plan_of(pipeline))]) == outcomes[-1:] and len(calls.plans) == OVERFLOWS + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_that_overflow_by_themselves_fail_no_instance(pipeline, stream):
+    """However many a client sends: a plain picture can be made."""
+    engine = Engine(pipeline, Limits(4))
+    calls = Overflowing(pipeline, lambda plan: plan.seed == 666)
+    bad, good = ask(plan_of(pipeline, seed=666)), ask(plan_of(pipeline, seed=1))
+
+    def answer(one):
+        return engine.answer_in_steps(one, lambda *step: None) if stream else engine.answer([one])[0]
+
+    for _ in range(3 * OVERFLOWS):
+        assert isinstance(answer(bad), NonFiniteError) and engine.failure is None
+    assert [plan.seed for plan in calls.plans].count(0) == 3, "one look at the pipeline for every few"
+    for _ in range(3):
+        for _ in range(OVERFLOWS - 1):
+            assert isinstance(answer(bad), NonFiniteError)
+        assert not isinstance(answer(good), Exception)
+    assert [plan.seed for plan in calls.plans].count(0) == 3, "a good one in between is proof enough"
