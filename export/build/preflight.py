@@ -14,6 +14,7 @@ from export.graph.recipe import Recipe, quantized_weights
 from export.graph.weights import is_held
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
+from runtime.host_memory import available_memory
 
 _CODES = ir.DataType.FLOAT8E4M3FN
 _SPARE_BYTES = 64 << 20
@@ -54,19 +55,11 @@ def check_needs(needs: Needs, output: Path) -> None:
             f"the bundle needs {(needs.disk + needs.scratch) / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB "
             "left"
         )
-    if (available := available_memory()) < needs.memory:
+    if (available := available_memory()) is not None and available < needs.memory:
         raise MemoryError(
             f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
-            "other programs or add swap"
+            "other programs, add swap, or raise the container's limit"
         )
-
-
-def available_memory() -> int:
-    """Bytes that this machine can give to a process without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not say how much memory is available")
 
 
 def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
