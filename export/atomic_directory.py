@@ -1,7 +1,6 @@
 """A bundle appears whole or not at all: it is made beside its final name and renamed."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,6 +39,13 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
     What an earlier build left there is removed first, unless `keep` says so of it as well. A build that is still
     running holds a lock on it.
     """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RuntimeError(
+            "this command needs Linux (or WSL 2 on Windows), whose locks keep two builds apart; what it makes runs "
+            "anywhere, and trt-generate needs no Linux"
+        ) from error
     partial = output.absolute().with_name(f".{output.absolute().name}.partial")
     lock = partial.with_suffix(".lock")
     try:

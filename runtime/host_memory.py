@@ -5,6 +5,8 @@ Linux ends a program that takes more. Pages of files that have not been used lat
 machine: the kernel gives them up first.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -20,10 +22,33 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     `root` is where ``/proc`` and ``/sys`` are, for tests.
     """
+    if sys.platform == "win32":
+        return _windows_memory()
     machine = _line(root / "proc/meminfo", "MemAvailable:")
     if machine is None:
         return None
     return min([machine << 10, *_left_by_groups(root)])
+
+
+class _MemoryStatus(ctypes.Structure):
+    """Windows' MEMORYSTATUSEX."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in ("total", "available", "page_total", "page_available")),
+        *((name, ctypes.c_uint64) for name in ("virtual_total", "virtual_available", "virtual_extended")),
+    )
+
+
+def _windows_memory() -> int | None:
+    """What Windows has available; containers and jobs are not looked at."""
+    windll = getattr(ctypes, "windll", None)
+    if windll is None:
+        return None
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    found = windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    return int(status.available) if found else None
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:

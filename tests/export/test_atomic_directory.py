@@ -1,6 +1,7 @@
 """Directories that appear whole or not at all."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,12 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
     (tmp_path / ".bundle.partial" / "onnx").mkdir(parents=True)
     with unfinished(tmp_path / "bundle") as partial:
         assert list(partial.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_systems_without_locks_are_told_what_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    message = r"this command needs Linux \(or WSL 2 on Windows\)"
+    with pytest.raises(RuntimeError, match=message), unfinished(tmp_path / "b"):
+        pass
     assert list(tmp_path.iterdir()) == []
