@@ -68,6 +68,26 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
             lock.unlink(missing_ok=True)
 
 
+def link_or_copy(file: Path, name: Path) -> None:
+    """Give a file a second name: a hard link, or a copy where there can be none, as on another file system.
+
+    A copy gets its name when it is whole: one that is cut short, by a full disk or a kill, is never taken for the file.
+    """
+    try:
+        os.link(file, name)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        copy = name.with_name(f".{name.name}.copy")
+    try:
+        shutil.copyfile(file, copy)
+        os.replace(copy, name)
+    except BaseException:  # Ctrl-C included. What a kill leaves is overwritten by the next try.
+        copy.unlink(missing_ok=True)
+        raise
+
+
 def file_spec(file: Path) -> FileSpec:
     """Size and hash of a file."""
     return FileSpec(file.stat().st_size, sha256(file))

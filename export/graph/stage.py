@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from export.atomic_directory import link_or_copy
 from export.graph import trace_cache, weights
 from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.fp8_attention import quantize_attention
@@ -67,7 +68,7 @@ def export_stage(
                 linked: dict[Path, Path] = {}
                 _save_beside_whole(model, checkpoint.sources[stage_of(stage)], onnx, stage_of(stage))
             else:
-                linked = weights.save(model, onnx, bar.update, weights.second_name)
+                linked = weights.save(model, onnx, bar.update, link_or_copy)
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)
