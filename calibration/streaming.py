@@ -17,7 +17,7 @@ from torch import nn
 from calibration.points import module_prefix, products_of
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
-from runtime.backend.free_memory import available_memory
+from runtime.host_memory import available_memory
 
 _WHOLE = 0.3
 """Part of the available memory up to which a stage is loaded whole, in float32: there may be two of them."""

@@ -1,7 +1,6 @@
 """A bundle appears whole or not at all: it is made beside its final name and renamed."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,6 +39,13 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
     What an earlier build left there is removed first, unless `keep` says so of it as well. A build that is still
     running holds a lock on it.
     """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RuntimeError(
+            "this command needs Linux (or WSL 2 on Windows), whose locks keep two builds apart; what it makes runs "
+            "anywhere, and trt-generate needs no Linux"
+        ) from error
     partial = output.absolute().with_name(f".{output.absolute().name}.partial")
     lock = partial.with_suffix(".lock")
     try:
@@ -60,6 +66,26 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
             if not keep(partial):
                 shutil.rmtree(partial, ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def link_or_copy(file: Path, name: Path) -> None:
+    """Give a file a second name: a hard link, or a copy where there can be none, as on another file system.
+
+    A copy gets its name when it is whole: one that is cut short, by a full disk or a kill, is never taken for the file.
+    """
+    try:
+        os.link(file, name)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        copy = name.with_name(f".{name.name}.copy")
+    try:
+        shutil.copyfile(file, copy)
+        os.replace(copy, name)
+    except BaseException:  # Ctrl-C included. What a kill leaves is overwritten by the next try.
+        copy.unlink(missing_ok=True)
+        raise
 
 
 def file_spec(file: Path) -> FileSpec:

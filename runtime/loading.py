@@ -48,9 +48,9 @@ def open_bundle(
     memory: str,
     threads: int | None,
     verify: str,
-    *,
     plans: Sequence[Plan],
     devices: tuple[str, str] | None,
+    most: int | None,
 ) -> Opened:
     """Choose what runs the graphs, check the plans' sizes and the bundle's files, and open the graphs.
 
@@ -58,17 +58,19 @@ def open_bundle(
     """
     if verify not in VERIFY:
         raise RequestError(f"verify is {shown(verify)}, wanted one of {', '.join(VERIFY)}")
+    if most is not None and most < 1:
+        raise RequestError(f"max_memory is {shown(most)}, wanted bytes above 0")
     if devices is not None:
         check_two(devices, device, graphs)
     # One device is the same one twice.
     placed = place(graphs, devices or (device, device))
-    choices = choose_placed(manifest, placed, backend, memory)
+    choices = choose_placed(manifest, placed, backend, memory, most)
     choice = together(choices, placed, devices) if devices else choices[device]
     if choice.engines:
         for plan in plans:
             check_limits(choice.engines, graphs, plan)
     _check(directory, manifest, placed, choices, verify)
-    return open_placed(manifest, directory, placed, choices, choice, threads)
+    return open_placed(manifest, directory, placed, choices, choice, threads, most)
 
 
 def _check(

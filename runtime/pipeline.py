@@ -84,6 +84,7 @@ class Pipeline:
         vae_graphs: Sequence[str] | None = None,
         devices: tuple[str, str] | None = None,
         negative: bool = False,
+        max_memory: int | None = None,
     ) -> "Pipeline":
         """Load a bundle.
 
@@ -102,6 +103,8 @@ class Pipeline:
             devices: two devices instead of `device`, one for each transformer; see `runtime.backend.placement`.
             negative: with two devices, load the conditional transformer on both, so that a negative prompt's pass runs
                 beside the prompt's and not after it.
+            max_memory: bytes to take at most, where several pipelines load together and see the same free memory: of
+                each GPU by engines, or of the machine by the weights of ONNX Runtime on a CPU. None for what is free.
 
         Raises:
             MissingFileError: there is no bundle in `directory`.
@@ -114,9 +117,8 @@ class Pipeline:
         manifest = read_manifest(directory)
         encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
         wanted = graphs_to_load(directory, manifest, vae_graphs, unconditional, negative and devices is not None)
-        opened = open_bundle(
-            directory, manifest, wanted, backend, device, memory, threads, verify, plans=plans, devices=devices
-        )
+        choices = (backend, device, memory, threads, verify, plans, devices, max_memory)
+        opened = open_bundle(directory, manifest, wanted, *choices)
         chosen, concurrent = opened.choice, devices is not None
         return cls(manifest, opened.graphs, encoder, chosen.backend, chosen.device, opened, concurrent)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from runtime.errors import shown
 from runtime.loading import VERIFY as CHECKS
+from serving.tensors import INPUTS
 
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
-WORK, SECONDS = "max_megapixel_steps", "max_seconds"
+WORK, SECONDS, MEMORY = "max_megapixel_steps", "max_seconds", "max_memory_gb"
 """Names of the parameters in config.pbtxt."""
 
 
@@ -45,6 +46,10 @@ class Settings:
     unload: bool
     """Whether the model asks the server to unload it when its engine has failed."""
     limits: Limits
+    memory: int | None = None
+    """Bytes that the instance may take; None for all that is free."""
+    inputs: frozenset[str] = frozenset(spec.name for spec in INPUTS)
+    """That requests may have."""
 
 
 def read_settings(args: Mapping[str, str]) -> Settings:
@@ -75,6 +80,8 @@ def read_settings(args: Mapping[str, str]) -> Settings:
             _amount(parameters, WORK, DEFAULT_WORK),
             _amount(parameters, SECONDS, DEFAULT_SECONDS),
         ),
+        round(_amount(parameters, MEMORY, math.nan) * 1e9) if MEMORY in parameters else None,
+        frozenset(entry["name"] for entry in config["input"]),
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 # The code beside this file wins over the server's working directory and over installed packages.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -17,6 +16,7 @@ from serving import wire
 from serving.requests import Ask
 from serving.service import Engine
 from serving.settings import read_settings
+from serving.shared_memory import Room
 from serving.tensors import STEP, STEPS
 
 
@@ -28,22 +28,22 @@ class TritonPythonModel:
         self.name, self.settings = args["model_name"], read_settings(args)
         self.engine = Engine.load(self.settings)
         self.counts = wire.Counts(self.name)
+        self.room = Room()
 
     def execute(self, requests: list[Any]) -> None:
         """Answer the requests one after another; the responses go through each request's own sender."""
         for request in requests:
-            self._answer(request, request.get_response_sender())
+            self._answer(request)
 
-    def _answer(self, request: Any, sender: Any) -> None:
-        ask = wire.read(self.engine, request)
+    def _answer(self, request: Any) -> None:
+        sender, ask = request.get_response_sender(), wire.read(self.engine, request)
         working = self.engine.failure is None
         outcome = self.engine.answer_in_steps(ask, partial(_report, sender)) if isinstance(ask, Ask) else ask
-        self.counts.add(outcome)
         if working and self.engine.failure and self.settings.unload:
             # Before the last response: behind it the server may begin to unload while this process still asks for it.
             wire.withdraw(self.name)
         last = {} if isinstance(ask, Exception) else _progress(len(ask.plans[0].steps), len(ask.plans[0].steps))
-        sender.send(wire.response(request, outcome, last), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.counts.add(wire.answer(request, outcome, self.room, last))
 
     def finalize(self) -> None:
         """Free what the pipeline holds on its device."""

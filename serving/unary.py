@@ -11,6 +11,7 @@ from serving import wire
 from serving.requests import Ask
 from serving.service import Engine
 from serving.settings import read_settings
+from serving.shared_memory import Room
 
 
 class TritonPythonModel:
@@ -21,18 +22,22 @@ class TritonPythonModel:
         self.name, self.settings = args["model_name"], read_settings(args)
         self.engine = Engine.load(self.settings)
         self.counts = wire.Counts(self.name)
+        self.room = Room()
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response for each request, errors included; nothing is raised, it would fail the whole batch."""
+    def execute(self, requests: list[Any]) -> None:
+        """Send one response for each request, errors included; nothing is raised, it would fail the whole batch.
+
+        Responses that are returned instead share one piece of shared memory: where it cannot grow that far, Triton
+        2.51 answers none of the batch, ever.
+        """
         asks = [wire.read(self.engine, request) for request in requests]
         working = self.engine.failure is None
         made = iter(self.engine.answer([ask for ask in asks if isinstance(ask, Ask)]))
         outcomes = [next(made) if isinstance(ask, Ask) else ask for ask in asks]
-        for outcome in outcomes:
-            self.counts.add(outcome)
         if working and self.engine.failure and self.settings.unload:
             wire.withdraw(self.name)
-        return [wire.response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
+        for request, outcome in zip(requests, outcomes, strict=True):
+            self.counts.add(wire.answer(request, outcome, self.room))
 
     def finalize(self) -> None:
         """Free what the pipeline holds on its device."""

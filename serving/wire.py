@@ -5,6 +5,8 @@ functions alone.
 """
 
 import json
+import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +20,10 @@ from serving.batching import Cancelled, Expired, Outcome
 from serving.requests import Ask, read_plans
 from serving.responses import reply, wanted_outputs
 from serving.service import Engine, EngineFailedError
+from serving.shared_memory import Room, size_of
 from serving.tensors import INPUTS, PNG_PARAMETER
+
+logger = logging.getLogger(__name__)
 
 _LONGEST = 500
 """Characters of a message. gRPC carries it in a header, each byte beyond ASCII in three: 8 kB of it end a stream."""
@@ -39,16 +44,41 @@ def read(engine: Engine, request: Any) -> Ask | Exception:
     return Ask(plans, request.is_cancelled, until)
 
 
-def response(request: Any, outcome: Outcome, more: Mapping[str, np.ndarray] | None = None) -> Any:
-    """The response to a request: its pictures, with the arrays of `more`, or an error with its code."""
+def answer(request: Any, outcome: Outcome, room: Room, more: Mapping[str, np.ndarray] | None = None) -> Outcome:
+    """Send the last response to a request: its pictures, with the arrays of `more`, or an error with its code.
+
+    One that cannot be sent can be followed by no other: its client would wait, and the server could not stop. So it is
+    looked at first whether there is room for it. (Pictures first and then the end by itself would be safe, too, were it
+    not for Triton 2.51, which crashes at an end that comes behind an error to a client that has gone.)
+
+    Returns:
+        What the client was told.
+    """
+    outcome, arrays = _arrays(request, outcome)
+    size = size_of(arrays)
+    try:
+        room.check(size)
+    except OSError as error:
+        outcome = error
+    made = _error(outcome) if isinstance(outcome, Exception) else arrays_response({**(more or {}), **arrays})
+    try:
+        request.get_response_sender().send(made, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:  # the last resort: a process that has gone answers everybody, and probes notice it
+        logger.critical("a response cannot be sent, so that its request would never end: %s", error)
+        os._exit(1)
+    room.sent(size if not isinstance(outcome, Exception) else 0)
+    return outcome
+
+
+def _arrays(request: Any, outcome: Outcome) -> tuple[Outcome, dict[str, np.ndarray]]:
+    """The outputs for an outcome; if they cannot be made, the outcome is why."""
     if isinstance(outcome, Exception):
-        return _error(outcome)
+        return outcome, {}
     try:
         png_parameter = bool(json.loads(request.parameters()).get(PNG_PARAMETER, False))
-        arrays = reply(outcome, wanted_outputs(request.requested_output_names(), png_parameter))
-        return arrays_response({**(more or {}), **arrays})
+        return outcome, reply(outcome, wanted_outputs(request.requested_output_names(), png_parameter))
     except Exception as error:  # no memory for a PNG, for one; the others of the batch have theirs
-        return _error(error)
+        return error, {}
 
 
 def arrays_response(arrays: Mapping[str, np.ndarray]) -> Any:

@@ -40,7 +40,7 @@ TESTS = ("tests", "support")
 
 LAYERS = {
     "runtime": (
-        "atomic_files constants errors generated progress user_cache",
+        "atomic_files constants errors generated host_memory progress user_cache",
         "console",
         "bundle",
         "graph",

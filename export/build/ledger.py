@@ -7,14 +7,13 @@ replaces, takes the files as they are.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from export.atomic_directory import link_or_copy
 from runtime.atomic_files import write_whole
 from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import FileSpec
@@ -106,7 +105,4 @@ def _link(file: Path, to: Path) -> None:
     """A second name for a finished file, or a copy where the disk has no such thing."""
     to.parent.mkdir(parents=True, exist_ok=True)
     to.unlink(missing_ok=True)
-    try:
-        os.link(file, to)
-    except OSError:
-        shutil.copyfile(file, to)
+    link_or_copy(file, to)

@@ -14,7 +14,7 @@ from export.graph.recipe import Recipe, quantized_weights
 from export.graph.weights import is_held
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
-from runtime.backend.free_memory import available_memory
+from runtime.host_memory import available_memory
 
 _CODES = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
 _SPARE_BYTES = 64 << 20
@@ -58,7 +58,7 @@ def check_needs(needs: Needs, output: Path) -> None:
     if (available := available_memory()) is not None and available < needs.memory:
         raise MemoryError(
             f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
-            "other programs or add swap"
+            "other programs, add swap, or raise the container's limit"
         )
 
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 
 from calibration.points import layers_of, module_prefix, products_of
+from export.atomic_directory import link_or_copy
 from export.graph import trace_cache, weights
 from export.graph.attention_bounds import attention_bounds
 from export.graph.passes.attention_kernels import allow_decomposition
@@ -77,7 +78,7 @@ def export_stage(
                 linked: dict[Path, Path] = {}
                 _save_beside_whole(model, checkpoint.sources[stage_of(stage)], onnx, stage_of(stage))
             else:
-                linked = weights.save(model, onnx, bar.update, weights.second_name)
+                linked = weights.save(model, onnx, bar.update, link_or_copy)
         except OSError as error:
             raise OSError(f"cannot write the weights of {stage}: {error.strerror or error}") from error
         bar.update(bar.total - bar.n)

@@ -6,7 +6,6 @@ them, they need not be written at all: a *linked* graph points at the safetensor
 """
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,11 +185,3 @@ def save(
             value.const_value = tensor
     ir.save(model, file)
     return linked
-
-
-def second_name(file: Path, name: Path) -> None:
-    """A hard link, or a copy where the disks differ. A symbolic link would leave the bundle, which no reader allows."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copyfile(file, name)

@@ -25,7 +25,7 @@ from export.velocity import rms
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
-from runtime.backend.free_memory import available_memory
+from runtime.host_memory import available_memory
 from runtime.progress import Progress
 
 BOUND = 0.1

@@ -17,8 +17,10 @@ from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import read_manifest
 from runtime.console import guard
 from runtime.constants import MANIFEST
+from runtime.errors import shown
 from runtime.progress import Progress
 from runtime.request import MAX_IMAGES
+from serving.tensors import INPUTS
 
 PROGRAM = "export.triton"
 README = "README.md"
@@ -71,6 +73,9 @@ def _check(model: ModelConfig, bundle_path: str | None) -> None:
     # Triton's Python backend refuses most other characters, which a shell would interpret.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", model.name):
         raise ValueError(f"--name is {model.name!r}, wanted letters, digits, - and _, a letter or digit first")
+    known = [tensor.name for tensor in INPUTS]
+    if unknown := [name for name in model.inputs if name not in known]:
+        raise ValueError(f"--inputs has {shown(unknown[0])}, wanted some of {', '.join(known)}")
     if bundle_path is not None and not Path(bundle_path).is_absolute():
         raise ValueError(f"--bundle-path is {bundle_path!r}, wanted an absolute path on the server")
     limits = {
@@ -82,6 +87,7 @@ def _check(model: ModelConfig, bundle_path: str | None) -> None:
         "--queue-seconds": (model.queue_seconds, 0.001, 86_400),
         "--max-work": (model.max_work, _LEAST_WORK, 1e9),
         "--max-seconds": (model.max_seconds, 1, 1e6),
+        "--max-memory": (model.max_memory, 0.1, 1e6),
     }
     for option, (value, low, high) in limits.items():
         if value is not None and not low <= value <= high:
@@ -108,6 +114,8 @@ def _check_space(output: Path, size: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser(PROGRAM).parse_args(argv)
+    # The prompt is what a request is about.
+    args.inputs = tuple(dict.fromkeys(("prompt", *args.inputs)))
     given = {field.name: getattr(args, field.name) for field in fields(ModelConfig) if hasattr(args, field.name)}
     model = ModelConfig(**given | {"bundle": "", "stream": False})
     others = {name: getattr(args, name) for name in ("bundle_path", "stream", "overwrite", "quiet")}

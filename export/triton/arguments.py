@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtime.backend.choice import BACKENDS
 from serving.settings import DEFAULT_SECONDS, DEFAULT_WORK
+from serving.tensors import INPUTS
 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
@@ -29,6 +30,14 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         "--bundle-path",
         metavar="PATH",
         help="absolute path of the bundle on the server; it is then not copied into the repository",
+    )
+    option(
+        "--inputs",
+        nargs="+",
+        default=[tensor.name for tensor in INPUTS],
+        metavar="NAME",
+        help="inputs beside prompt that requests may have; parts of the VAE that none of them needs are not loaded "
+        "(default: all)",
     )
     option("--overwrite", action="store_true", help="replace the output if it is such a repository")
     option("--quiet", action="store_true", help="no progress bar and no messages")
@@ -95,6 +104,13 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 def _add_loading(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
     option("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: %(default)s)")
+    option(
+        "--max-memory",
+        type=float,
+        metavar="GB",
+        help="memory that an instance may take, where several share a GPU, or a machine, and see the same free memory "
+        "when they load together: of the GPU for engines, of the machine for ONNX Runtime (default: what is free)",
+    )
     option("--threads", type=int, metavar="N", help="CPU threads of an instance (default: one per core)")
     option(
         "--no-verify",

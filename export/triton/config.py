@@ -9,6 +9,7 @@ from serving.settings import (
     BUNDLE,
     DEFAULT_SECONDS,
     DEFAULT_WORK,
+    MEMORY,
     SECONDS,
     THREADS,
     UNLOAD,
@@ -50,6 +51,10 @@ class ModelConfig:
     """See `serving.settings.Limits.work`."""
     max_seconds: float = DEFAULT_SECONDS
     """See `serving.settings.Limits.seconds`."""
+    max_memory: float | None = None
+    """Gigabytes that an instance may take; None for all that is free."""
+    inputs: tuple[str, ...] = tuple(tensor.name for tensor in INPUTS)
+    """That requests may have."""
 
 
 def config_text(config: ModelConfig, kind: str | None = None) -> str:
@@ -65,7 +70,7 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
         f"name: {_quoted(config.name)}",
         'backend: "python"',
         f"max_batch_size: {config.max_batch}",
-        _tensors("input", INPUTS),
+        _tensors("input", [tensor for tensor in INPUTS if tensor.name in config.inputs]),
         _tensors("output", outputs),
         f"instance_group [ {{ {group} }} ]",
         *(["model_transaction_policy { decoupled: true }"] if config.stream else []),
@@ -80,6 +85,8 @@ def _parameters(config: ModelConfig) -> dict[str, str]:
     threads = {} if config.threads is None else {THREADS: str(config.threads)}
     flags = {VERIFY: "auto" if config.verify else "off", UNLOAD: str(config.unload).lower()}
     limits = {WORK: f"{config.max_work:g}", SECONDS: f"{config.max_seconds:g}"}
+    if config.max_memory is not None:
+        limits[MEMORY] = f"{config.max_memory:g}"
     return {BUNDLE: config.bundle, BACKEND: config.backend} | flags | threads | limits
 
 

@@ -3,8 +3,10 @@
 from importlib import resources
 from string import Template
 
+from export.triton.config import ModelConfig
 from export.triton.repository import BUNDLE_FOLDER, VERSION, Repository
 from runtime.bundle.manifest import Manifest
+from serving.tensors import INPUTS
 
 TITLE = "# Ideogram 4 for Triton Inference Server"
 """First line; a directory whose README begins so is a model repository that was made here."""
@@ -33,6 +35,8 @@ def readme_text(repository: Repository, manifest: Manifest) -> str:
         max_batch=repository.model.max_batch,
         max_work=f"{repository.model.max_work:g}",
         max_seconds=f"{repository.model.max_seconds:g}",
+        memory=_memory(repository.model),
+        offered=_offered(repository.model),
     )
 
 
@@ -55,6 +59,18 @@ def _engines(manifest: Manifest) -> str:
         f"The bundle holds engines, and only the very version that built them loads them:\n\n{text}\n\n"
         "Install that version's Python package in the image; the TensorRT that the image itself has is not used."
     )
+
+
+def _memory(model: ModelConfig) -> str:
+    if model.max_memory is None:
+        return "The parameter `max_memory_gb` in `config.pbtxt` (`--max-memory`) says how much each may take."
+    return f"Each takes at most {model.max_memory:g} GB (`max_memory_gb` in `config.pbtxt`)."
+
+
+def _offered(model: ModelConfig) -> str:
+    if len(model.inputs) == len(INPUTS):
+        return "All of them are offered here."
+    return f"Offered here: {', '.join(f'`{name}`' for name in model.inputs)}."
 
 
 def _batching(repository: Repository) -> str:

@@ -55,7 +55,7 @@ def write_repository(
 ) -> None:
     """Write all models into the existing directory `output`; `on_bytes` is told of each piece of the bundle."""
     for model in repository.models:
-        _write_model(model, warmup_inputs(manifest), output / model.name)
+        _write_model(model, warmup_inputs(manifest, model.inputs), output / model.name)
     if repository.copies_bundle:
         target = output / repository.model.name / VERSION / BUNDLE_FOLDER
         for path in (*manifest.files, MANIFEST):

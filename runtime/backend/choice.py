@@ -44,7 +44,13 @@ def needs_machine(manifest: Manifest, backend: str, device: str) -> bool:
 
 
 def choose(
-    manifest: Manifest, stages: Sequence[str], machine: Machine | None, backend: str, device: str, memory: str
+    manifest: Manifest,
+    stages: Sequence[str],
+    machine: Machine | None,
+    backend: str,
+    device: str,
+    memory: str,
+    most: int | None = None,
 ) -> Choice:
     """The best of what can run.
 
@@ -55,6 +61,7 @@ def choose(
         backend: one of `BACKENDS`; ``auto`` is the first engines that this machine can run, else ONNX Runtime.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; engines run on CUDA, ONNX Runtime's ``auto`` is the CPU.
         memory: for engines, one of `runtime.tensorrt.memory_plan.MEMORY`.
+        most: bytes of device memory that engines may take, of what is free; None for all of it.
 
     Raises:
         RequestError: an unknown backend, device or memory level, or a combination that does not exist.
@@ -76,7 +83,7 @@ def choose(
             f"bundle with them{_way_out(manifest)}"
         )
     assert machine is not None, "needs_machine"
-    found = [_try(manifest, engines, stages, machine, memory) for engines in sets]
+    found = [_try(manifest, engines, stages, machine, memory, most) for engines in sets]
     if fits := [choice for choice in found if isinstance(choice, Choice)]:
         return fits[0]
     objection = max((o for o in found if isinstance(o, _Objection)), key=lambda o: o.check)
@@ -101,7 +108,7 @@ def _onnx(manifest: Manifest, device: str, why: str) -> Choice:
 
 
 def _try(
-    manifest: Manifest, engines: EngineSet, stages: Sequence[str], machine: Machine, memory: str
+    manifest: Manifest, engines: EngineSet, stages: Sequence[str], machine: Machine, memory: str, most: int | None
 ) -> Choice | _Objection:
     """The checks, from what a machine lacks altogether to what only lacks room."""
     label, gpu = engines.label, machine.gpu
@@ -124,7 +131,8 @@ def _try(
             f'loads them: pip install "{_EXTRAS[engines.backend]}=={engines.version}", or build them again',
         )
     try:
-        plan = plan_memory(engines, manifest.files, stages, gpu.free, memory)
+        free = gpu.free if most is None else min(gpu.free, most)
+        plan = plan_memory(engines, manifest.files, stages, free, memory)
     except MemoryPlanError as error:
         return _Objection(4, str(error))
     return Choice(

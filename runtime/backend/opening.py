@@ -25,18 +25,27 @@ class Opened:
 
 
 def choose_backend(
-    manifest: Manifest, stages: Sequence[str], backend: str = "auto", device: str = "auto", memory: str = "auto"
+    manifest: Manifest,
+    stages: Sequence[str],
+    backend: str = "auto",
+    device: str = "auto",
+    memory: str = "auto",
+    most: int | None = None,
 ) -> Choice:
     """What would run these stages here; see `runtime.backend.choice`. Looks for a GPU only if engines may run."""
     machine = None
     if needs_machine(manifest, backend, device):
         names = dict.fromkeys(engines.backend for engines in manifest.engines.values())
         machine = look(device_index(device) or 0, names)
-    return choose(manifest, stages, machine, backend, device, memory)
+    return choose(manifest, stages, machine, backend, device, memory, most)
 
 
 def choose_placed(
-    manifest: Manifest, placed: Mapping[str, str], backend: str = "auto", memory: str = "auto"
+    manifest: Manifest,
+    placed: Mapping[str, str],
+    backend: str = "auto",
+    memory: str = "auto",
+    most: int | None = None,
 ) -> dict[str, Choice]:
     """What would run the graphs of each device, as `choose_backend` finds it: engines on all devices, or on none.
 
@@ -48,7 +57,7 @@ def choose_placed(
     several = graphs_on(placed)
     for device, names in several.items():
         try:
-            choices[device] = choose_backend(manifest, _stages(names), backend, device, memory)
+            choices[device] = choose_backend(manifest, _stages(names), backend, device, memory, most)
         except BackendError as error:
             raise BackendError(f"{device}: {error}" if len(several) > 1 else str(error)) from error
     if len({choice.engines is None for choice in choices.values()}) == 1:
@@ -59,7 +68,12 @@ def choose_placed(
 
 
 def open_graphs(
-    manifest: Manifest, directory: Path, stages: Sequence[str], choice: Choice, threads: int | None
+    manifest: Manifest,
+    directory: Path,
+    stages: Sequence[str],
+    choice: Choice,
+    threads: int | None,
+    most: int | None = None,
 ) -> Opened:
     """Open the stages of the bundle in `directory` with the backend that was chosen.
 
@@ -69,6 +83,7 @@ def open_graphs(
         stages: that will run.
         choice: from `choose_backend`.
         threads: CPU threads for a graph of ONNX Runtime, None for one per core.
+        most: bytes of memory that ONNX Runtime's weights may take on a CPU; None for what is available.
 
     Raises:
         RequestError: `threads` is out of range.
@@ -88,7 +103,7 @@ def open_graphs(
     except ImportError as error:
         raise BackendError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
     try:
-        open_graph = ort.opener(directory, choice.device, threads)
+        open_graph = ort.opener(directory, choice.device, threads, most)
     except RuntimeError as error:
         # A GPU was asked for, and engines would have run on it.
         raise BackendError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error
@@ -113,6 +128,7 @@ def open_placed(
     choices: Mapping[str, Choice],
     choice: Choice,
     threads: int | None,
+    most: int | None = None,
 ) -> Opened:
     """Open each graph on the device that `placed` names; `choice` is all of `choices`, as `together` made it.
 
@@ -121,7 +137,7 @@ def open_placed(
     graphs: dict[str, Graph] = {}
     with contextlib.ExitStack() as opened:
         for device, names in graphs_on(placed).items():
-            part = open_graphs(manifest, directory, _stages(names), choices[device], threads)
+            part = open_graphs(manifest, directory, _stages(names), choices[device], threads, most)
             opened.callback(part.close)
             graphs |= {name: part.graphs[stage_of(name)] for name in names}
         return Opened(graphs, choice, opened.pop_all().close)

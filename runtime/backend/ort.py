@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from runtime.backend.free_memory import available_memory
 from runtime.bundle.manifest import GraphSpec
 from runtime.errors import BackendError, ClosedError, RequestError, shown
 from runtime.graph import check_feeds
+from runtime.host_memory import available_memory
 
 MAX_THREADS = 1024
 _FATAL_ONLY = 4
@@ -51,8 +51,11 @@ class OrtGraph:
         self.session = None
 
 
-def opener(directory: Path, device: str, threads: int | None) -> Callable[[str, GraphSpec], OrtGraph]:
+def opener(
+    directory: Path, device: str, threads: int | None, most: int | None = None
+) -> Callable[[str, GraphSpec], OrtGraph]:
     """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `runtime.backend.opening`."""
+    left = most
     providers = _providers(device)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise RequestError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
@@ -63,7 +66,10 @@ def opener(directory: Path, device: str, threads: int | None) -> Callable[[str, 
                 f"graph {name} computes in bfloat16, which ONNX Runtime cannot run on a CPU; "
                 "use --device cuda, or build the bundle with --precision fp32 or fp16"
             )
-        frugal = device == "cpu" and not _fits(spec)
+        nonlocal left
+        frugal = device == "cpu" and not _fits(spec, left)
+        if left is not None and not frugal:
+            left -= spec.expanded_bytes
         shares = device == "cpu" and not frugal
         try:
             session = _session(directory / spec.onnx, spec.codes, providers, threads, frugal, shares)
@@ -146,10 +152,13 @@ def _gives_back() -> onnxruntime.RunOptions:
     return options
 
 
-def _fits(spec: GraphSpec) -> bool:
-    """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell."""
-    available = available_memory()
-    return available is None or spec.expanded_bytes <= _USABLE * available
+def _fits(spec: GraphSpec, most: int | None) -> bool:
+    """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell.
+
+    `most`: bytes that may be taken of it; None for no other limit.
+    """
+    limits = [limit for limit in (available_memory(), most) if limit is not None]
+    return not limits or spec.expanded_bytes <= _USABLE * min(limits)
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

@@ -11,8 +11,9 @@ from runtime.errors import NonFiniteError
 from runtime.plan import make_plan
 from serving.batching import Cancelled, Expired, Row, grouped, make_pictures, run
 from serving.requests import Ask
-from serving.service import Engine, EngineFailedError
+from serving.service import OVERFLOWS, Engine, EngineFailedError, vae_graphs
 from serving.settings import Limits, Settings
+from serving.tensors import INPUTS
 
 
 @pytest.fixture
@@ -207,3 +208,82 @@ def test_a_late_request_does_not_stop_its_neighbour(pipeline):
     assert np.array_equal(images(outcomes[1]), pipeline.run(plans[1]).images)
     gone = Ask(plans[1:], lambda: True)
     assert all(isinstance(outcome, Cancelled) for outcome in make_pictures(pipeline, [late, gone], limit=4))
+
+
+ALL = [spec.name for spec in INPUTS]
+TEXT = ["prompt", "seed", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "maximum", "wanted"),
+    [
+        (ALL, 2048, "vae_decoder vae_encoder vae_decoder_tile vae_encoder_tile"),
+        (ALL, 1024, "vae_decoder vae_encoder vae_decoder_tile vae_encoder_tile"),
+        (TEXT, 2048, "vae_decoder"),
+        ([*TEXT, "width"], 2048, "vae_decoder vae_decoder_tile"),
+        ([*TEXT, "width"], 1024, "vae_decoder"),
+        ([*TEXT, "vae_tile"], 1024, "vae_decoder vae_decoder_tile"),
+        ([*TEXT, "image"], 1024, "vae_decoder vae_encoder"),
+        ([*TEXT, "image"], 2048, "vae_decoder vae_encoder vae_decoder_tile vae_encoder_tile"),
+    ],
+)
+def test_only_what_the_offered_inputs_need_is_loaded(pipeline, inputs, maximum, wanted):
+    manifest = replace(pipeline.manifest, sizes=replace(pipeline.manifest.sizes, maximum=maximum))
+    assert vae_graphs(manifest, inputs) == wanted.split()
+    graphs = {name: graph for name, graph in manifest.graphs.items() if not name.endswith("_tile")}
+    assert vae_graphs(replace(manifest, graphs=graphs), inputs) == [
+        n for n in wanted.split() if not n.endswith("_tile")
+    ]
+
+
+def test_an_instance_loads_what_its_settings_say(demo_bundle, monkeypatch):
+    given, load = {}, Pipeline.load
+    monkeypatch.setattr(Pipeline, "load", lambda *args, **kwargs: given.update(kwargs) or load(*args, **kwargs))
+    settings = Settings(demo_bundle, "auto", "cpu", 1, "auto", True, Limits(4), 5 * 10**9, frozenset(TEXT))
+    engine = Engine.load(settings)
+    assert given["max_memory"] == 5 * 10**9
+    assert sorted(engine.pipeline.graphs) == ["dit_cond", "dit_uncond", "text_encoder", "vae_decoder"]
+
+
+class Overflowing:
+    """A pipeline's run that gives NaN for some plans, or for all."""
+
+    def __init__(self, pipeline, bad):
+        self.run, self.bad, self.plans = pipeline.run, bad, []
+        pipeline.run = self
+
+    def __call__(self, plan, *rest, **more):
+        self.plans.append(plan)
+        if self.bad(plan):
+            raise NonFiniteError("dit_cond gave NaN or infinite values")
+        return self.run(plan, *rest, **more)
+
+
+def test_a_backend_that_gives_nan_for_every_request_fails(pipeline):
+    engine = Engine(pipeline, Limits(4))
+    calls = Overflowing(pipeline, lambda plan: True)
+    outcomes = [engine.answer([ask(plan_of(pipeline, seed=seed))])[0] for seed in range(OVERFLOWS)]
+    assert [type(outcome) for outcome in outcomes] == [NonFiniteError] * (OVERFLOWS - 1) + [EngineFailedError]
+    assert engine.failure is outcomes[-1] and len(calls.plans) == OVERFLOWS + 1
+    assert calls.plans[-1].sampling.preset == pipeline.manifest.default_preset, "a whole picture was tried"
+    assert engine.answer([ask(plan_of(pipeline))]) == outcomes[-1:] and len(calls.plans) == OVERFLOWS + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_that_overflow_by_themselves_fail_no_instance(pipeline, stream):
+    """However many a client sends: a plain picture can be made."""
+    engine = Engine(pipeline, Limits(4))
+    calls = Overflowing(pipeline, lambda plan: plan.seed == 666)
+    bad, good = ask(plan_of(pipeline, seed=666)), ask(plan_of(pipeline, seed=1))
+
+    def answer(one):
+        return engine.answer_in_steps(one, lambda *step: None) if stream else engine.answer([one])[0]
+
+    for _ in range(3 * OVERFLOWS):
+        assert isinstance(answer(bad), NonFiniteError) and engine.failure is None
+    assert [plan.seed for plan in calls.plans].count(0) == 3, "one look at the pipeline for every few"
+    for _ in range(3):
+        for _ in range(OVERFLOWS - 1):
+            assert isinstance(answer(bad), NonFiniteError)
+        assert not isinstance(answer(good), Exception)
+    assert [plan.seed for plan in calls.plans].count(0) == 3, "a good one in between is proof enough"

@@ -11,7 +11,7 @@ from runtime.image.output_files import png
 from serving.batching import Picture
 from serving.responses import reply, wanted_outputs
 from serving.settings import Limits, Settings, device_of, read_settings
-from serving.tensors import PICTURE_OUTPUTS
+from serving.tensors import INPUTS, PICTURE_OUTPUTS
 
 ALL = {spec.name for spec in PICTURE_OUTPUTS}
 PICTURES = [
@@ -53,10 +53,11 @@ def test_reply_makes_only_what_is_wanted():
     assert reply(PICTURES[:1], {"image"})["image"].shape == (1, 2, 3, 3)
 
 
-def args(parameters, kind="CPU", device="0"):
+def args(parameters, kind="CPU", device="0", inputs=tuple(spec.name for spec in INPUTS)):
     entries = {name: {"string_value": value} for name, value in parameters.items()}
+    offered = [{"name": name} for name in inputs]
     return {
-        "model_config": json.dumps({"max_batch_size": 4, "parameters": entries}),
+        "model_config": json.dumps({"max_batch_size": 4, "parameters": entries, "input": offered}),
         "model_name": "m",
         "model_instance_kind": kind,
         "model_instance_device_id": device,
@@ -71,8 +72,10 @@ def test_settings():
     )
     given = {"bundle": "/b", "backend": "ort", "threads": "3", "verify": "off", "unload_when_failed": "false"}
     assert read_settings(args(given, "GPU", "2")) == Settings(Path("/b"), "ort", "cuda:2", 3, "off", False, Limits(4))
-    given = {"bundle": "/b", "max_megapixel_steps": "12.5", "max_seconds": "90"}
+    given = {"bundle": "/b", "max_megapixel_steps": "12.5", "max_seconds": "90", "max_memory_gb": "11.5"}
     assert read_settings(args(given)).limits == Limits(4, 12.5, 90.0)
+    assert read_settings(args(given)).memory == 11_500_000_000
+    assert read_settings(args(given, inputs=("prompt", "seed"))).inputs == {"prompt", "seed"}
     assert read_settings(args({"bundle": "../../other/1/bundle"})).bundle == Path("/models/other/1/bundle")
 
 
@@ -84,7 +87,7 @@ def test_settings():
         ({"bundle": "b", "verify": "yes"}, "the parameter 'verify' is 'yes', wanted one of auto, full, off"),
         *(
             ({"bundle": "b", name: value}, f"the parameter '{name}' is '{value}', wanted a number above 0")
-            for name in ("max_megapixel_steps", "max_seconds")
+            for name in ("max_megapixel_steps", "max_seconds", "max_memory_gb")
             for value in ("0", "-1", "nan", "inf", "many", "")
         ),
         ({"bundle": "b", "unload_when_failed": ""}, "the parameter 'unload_when_failed' is '', wanted true or false"),

@@ -256,3 +256,29 @@ def test_stop_that_cannot_wait(altered):
     assert answers.get(timeout=PATIENCE).status() == "StatusCode.UNAVAILABLE"
     connection.close()
     wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
+NAN = """
+import numpy as np
+
+class TritonPythonModel(TritonPythonModel):
+    def initialize(self, args):
+        super().initialize(args)
+        real = self.engine.pipeline.graphs["dit_cond"]
+        self.calls = 0
+        def graph(**feeds):
+            self.calls += 1
+            return real(**feeds) * np.float32(1 if self.calls == 1 else np.nan)
+        self.engine.pipeline.graphs["dit_cond"] = graph
+"""
+"""The warm-up's step is good; after it every value is NaN."""
+
+
+def test_a_model_that_gives_nan_for_every_request_is_not_ready(altered):
+    repository = altered(NAN)
+    with serve(repository, exit_patience=2) as server:
+        assert ready(server)
+        for _ in range(2):
+            assert "NaN" in answer_to(server, "ideogram4") and ready(server)
+        assert "the engine failed" in answer_to(server, "ideogram4")
+        wait_for(lambda: not ready(server))

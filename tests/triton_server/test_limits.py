@@ -5,6 +5,7 @@ import queue
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 from support.triton_requests import PATIENCE, PROTOCOLS, ask, connect
 
@@ -80,3 +81,27 @@ def test_a_long_value_is_not_echoed(server, protocol):
     with pytest.raises(triton(protocol)[1], match="preset is 'ää") as refused:
         ask(server, protocol, prompt="x", preset="ä" * 30_000)
     assert len(refused.value.message()) < 600
+
+
+NOTE_GRAPHS = """
+import json
+from pathlib import Path
+
+class TritonPythonModel(TritonPythonModel):
+    def initialize(self, args):
+        super().initialize(args)
+        graphs = sorted(self.engine.pipeline.graphs)
+        Path(args["model_repository"], "graphs.json").write_text(json.dumps(graphs))
+"""
+
+
+def test_inputs_that_are_not_offered(altered, pipeline):
+    """The parts of the VAE that they would need are not loaded."""
+    repository = altered(NOTE_GRAPHS, inputs=("prompt", "seed", "steps"))
+    with serve(repository) as server:
+        made = ask(server, prompt="x", seed=1, steps=1)
+        assert np.array_equal(made["image"], pipeline.generate("x", seed=1, steps=1).images)
+        with pytest.raises(triton("http")[1], match="unexpected inference input 'width'"):
+            ask(server, prompt="x", width=256)
+    graphs = json.loads((repository / "ideogram4" / "graphs.json").read_text())
+    assert graphs == ["dit_cond", "dit_uncond", "text_encoder", "vae_decoder"]

@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.processes import ROOT
 
 from export.triton.__main__ import main
+from export.triton.warmup import warmup_inputs
 from runtime.bundle.manifest import read_manifest
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS
 
@@ -105,6 +107,34 @@ def test_batching_and_a_bundle_elsewhere(demo_bundle, tmp_path):
     assert "which is at `/data/b`" in (tmp_path / "r" / "README.md").read_text()
 
 
+def test_offered_inputs_and_memory(demo_bundle, tmp_path):
+    options = ("--inputs", "seed", "steps", "seed", "--max-memory", 11.5, "--bundle-path", "/b")
+    assert run(demo_bundle, tmp_path / "r", *options) == 0
+    config = text(tmp_path / "r", "ideogram4")
+    inputs = config[config.index("input [") : config.index("output [")]
+    assert re.findall(r'name: "(\w+)"', inputs) == ["prompt", "steps", "seed"]
+    assert parameters(config)["max_memory_gb"] == "11.5"
+    readme = (tmp_path / "r" / "README.md").read_text()
+    assert "Offered here: `prompt`, `seed`, `steps`." in readme and "at most 11.5 GB" in readme
+
+
+@pytest.mark.parametrize(
+    ("inputs", "without", "wanted"),
+    [
+        (("seed",), False, ["prompt"]),
+        (("steps",), False, ["prompt", "steps"]),
+        (("steps",), True, ["prompt"]),
+        (("steps", "guidance"), True, ["prompt", "guidance", "steps"]),
+        (("steps", "guidance", "unconditional"), True, ["prompt", "unconditional", "steps"]),
+    ],
+)
+def test_the_warm_up_has_only_offered_inputs(demo_bundle, inputs, without, wanted):
+    manifest = read_manifest(demo_bundle)
+    if without:
+        manifest = replace(manifest, graphs={n: g for n, g in manifest.graphs.items() if n != "dit_uncond"})
+    assert list(warmup_inputs(manifest, ("prompt", *inputs))) == wanted
+
+
 def test_readme_is_complete(repository):
     readme = (repository / "README.md").read_text()
     assert "$" not in re.sub(r'"\$PWD"', "", readme), "a placeholder is left"
@@ -149,6 +179,8 @@ def test_overwrite_replaces_only_its_own(demo_bundle, tmp_path, capsys):
         (("--bundle-path", "b"), "--bundle-path is 'b', wanted an absolute path on the server"),
         (("--queue-delay", 5), "--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching"),
         (("--queue-seconds", 5), "--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching"),
+        (("--inputs", "prompt", "size"), "--inputs has 'size', wanted some of prompt, negative_prompt"),
+        (("--max-memory", 0), "--max-memory is 0.0, wanted 0.1 to"),
         (("--max-work", 4.9), "--max-work is 4.9, wanted 5 to"),
         (("--max-seconds", "nan"), "--max-seconds is nan, wanted 1 to"),
         (("--queue-limit", 0, "--dynamic-batching"), "--queue-limit is 0, wanted 1 to 1000000"),

@@ -8,6 +8,7 @@ from support.engines.bundles import GB, STAGES, engine_set, manifest
 from runtime.backend.choice import choose, needs_machine
 from runtime.backend.machine import Machine
 from runtime.backend.opening import choose_backend
+from runtime.errors import BackendError
 from runtime.tensorrt.cuda import Gpu
 
 ADA = Gpu(0, "NVIDIA GeForce RTX 4090", "sm89", 13000, 23 * GB, 24 * GB)
@@ -17,8 +18,8 @@ NO_GPU = Machine(None, "this machine has no NVIDIA GPU that CUDA can use (no CUD
 RTX, TENSORRT = engine_set(), engine_set("tensorrt", ("sm89",), "11.4.0.106")
 
 
-def pick(bundle, machine=MACHINE, backend="auto", device="auto", memory="auto"):
-    return choose(bundle, STAGES, machine, backend, device, memory)
+def pick(bundle, machine=MACHINE, backend="auto", device="auto", memory="auto", most=None):
+    return choose(bundle, STAGES, machine, backend, device, memory, most)
 
 
 # What can run
@@ -155,3 +156,14 @@ def test_no_onnx_graphs():
 def test_options_that_do_not_exist(options, message):
     with pytest.raises(ValueError, match=message):
         pick(manifest(RTX), **options)
+
+
+def test_several_that_load_together_share_the_free_memory():
+    """Each sees 46 GB; two that may take 23 GB each are staged, and four with 11.5 GB each take turns within."""
+    large = Machine(replace(ADA, free=46 * GB, total=48 * GB), "", VERSIONS)
+    assert pick(manifest(RTX), large).memory.level == "resident"
+    for most, level in ((46, "resident"), (23, "staged"), (11.5, "swapped"), (99, "resident")):
+        chosen = pick(manifest(RTX), large, most=int(most * GB))
+        assert chosen.memory.level == level and chosen.memory.needed <= most * GB
+    with pytest.raises(BackendError, match=r"and 5\.0 GB of device memory are free"):
+        pick(manifest(RTX), large, backend="rtx", most=5 * GB)

@@ -152,7 +152,7 @@ def opened(monkeypatch):
     seen = {}
     real = backend.open_graphs
 
-    def open_graphs(manifest, directory, stages, choice, threads):
+    def open_graphs(manifest, directory, stages, choice, threads, most):
         seen.update(dict.fromkeys(stages, choice.device))
         return real(manifest, directory, stages, replace(choice, device="cpu"), threads)
 
