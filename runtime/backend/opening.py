@@ -103,7 +103,7 @@ def open_graphs(
     except ImportError as error:
         raise BackendError(f"ONNX Runtime is installed but cannot be imported: {error}") from error
     try:
-        open_graph = ort.opener(directory, choice.device, threads, most)
+        open_graph = ort.opener(directory, choice.device, threads, most, [manifest.graphs[name] for name in stages])
     except RuntimeError as error:
         # A GPU was asked for, and engines would have run on it.
         raise BackendError(f"{error}; not on engines: {choice.reason}" if manifest.engines else str(error)) from error

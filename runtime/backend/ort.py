@@ -1,7 +1,7 @@
 """ONNX Runtime backend. The only file that imports onnxruntime."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -52,10 +52,16 @@ class OrtGraph:
 
 
 def opener(
-    directory: Path, device: str, threads: int | None, most: int | None = None
+    directory: Path, device: str, threads: int | None, most: int | None = None, graphs: Sequence[GraphSpec] = ()
 ) -> Callable[[str, GraphSpec], OrtGraph]:
-    """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `runtime.backend.opening`."""
+    """A function that opens graphs of a bundle on ``cpu``, ``cuda`` or ``cuda:N``; see `runtime.backend.opening`.
+
+    `graphs` are all that will be opened. Weights in int8 are packed if those of all fit into memory. If not, none are,
+    and they are read from their files in each call: packing some would take the memory in which the system keeps the
+    files of the others.
+    """
     left = most
+    integers = _fits(sum(spec.expanded_bytes for spec in graphs if spec.codes == "int8"), most)
     providers = _providers(device)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise RequestError(f"threads is {threads}, wanted 1 to {MAX_THREADS}")
@@ -67,7 +73,7 @@ def opener(
                 "use --device cuda, or build the bundle with --precision fp32 or fp16"
             )
         nonlocal left
-        frugal = device == "cpu" and not _fits(spec, left)
+        frugal = device == "cpu" and not (_fits(spec.expanded_bytes, left) and (integers or spec.codes != "int8"))
         if left is not None and not frugal:
             left -= spec.expanded_bytes
         shares = device == "cpu" and not frugal
@@ -152,13 +158,13 @@ def _gives_back() -> onnxruntime.RunOptions:
     return options
 
 
-def _fits(spec: GraphSpec, most: int | None) -> bool:
-    """Whether the memory that is available now takes the weights multiplied out; true where nobody can tell.
+def _fits(size: int, most: int | None) -> bool:
+    """Whether the memory that is available now takes so many bytes of weights; true where nobody can tell.
 
     `most`: bytes that may be taken of it; None for no other limit.
     """
     limits = [limit for limit in (available_memory(), most) if limit is not None]
-    return not limits or spec.expanded_bytes <= _USABLE * min(limits)
+    return not limits or size <= _USABLE * min(limits)
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
