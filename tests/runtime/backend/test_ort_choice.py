@@ -1,4 +1,4 @@
-"""How ONNX Runtime reads float8 weights: multiplied out where they fit, else one at a time from their file."""
+"""How ONNX Runtime reads 8-bit weights: multiplied out or packed where they fit, else from their file in each call."""
 
 from dataclasses import replace
 
@@ -16,9 +16,9 @@ def sessions(monkeypatch):
     """Whether each session that is opened reads its weights frugally, by graph."""
     opened, session = {}, ort._session
 
-    def noted(file, providers, threads, frugal, shares):
+    def noted(file, codes, providers, threads, frugal, shares):
         opened[file.stem] = frugal
-        return session(file, providers, threads, frugal, shares)
+        return session(file, codes, providers, threads, frugal, shares)
 
     monkeypatch.setattr(ort, "_session", noted)
     return opened
@@ -49,6 +49,19 @@ def test_a_part_of_it_is_shared_by_the_graphs(demo_bundle, sessions, monkeypatch
     assert not any(sessions.values())
     open_all(demo_bundle, 8 * GB, most=1)
     assert all(sessions.values())
+
+
+def test_integers_are_packed_all_or_none(demo_bundle, sessions, monkeypatch):
+    """The transformers run in each step, and what the text encoder took would be missing then."""
+    manifest = read_manifest(demo_bundle)
+    names = ("text_encoder", "dit_cond", "dit_uncond")
+    specs = {name: replace(manifest.graphs[name], expanded_bytes=8 * GB, codes="int8") for name in names}
+    for available, frugal in ((31 * GB, False), (29 * GB, True)):
+        monkeypatch.setattr(ort, "available_memory", lambda available=available: available)
+        open_graph = ort.opener(demo_bundle, "cpu", 1, None, list(specs.values()))
+        for name in names:
+            open_graph(name, specs[name]).close()
+        assert set(sessions.values()) == {frugal}, "0.8 of it, for 24 GB"
 
 
 @pytest.mark.parametrize("most", [0, -1])
