@@ -12,7 +12,7 @@ smoothed the same way. Its queries share keys and values in groups, and so one f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,24 +37,30 @@ class Smoothing:
     digest: str
     """Of the maxima."""
     alpha: float = ALPHA
+    made: dict[str, tuple[Sources, Sources]] = field(default_factory=dict)
+    """By stage, the sources that were smoothed last and the result, whose factors take reading all weights to find."""
 
     def __repr__(self) -> str:
         return f"Smoothing({self.digest}, {self.alpha})"
 
 
-def smoothed(sources: Sources, checkpoint: Checkpoint, stage: str, smoothing: Smoothing) -> Sources:
+def smoothed(checkpoint: Checkpoint, stage: str, smoothing: Smoothing) -> Sources:
     """The sources of a text encoder or transformer with smoothed channels, which compute the same.
 
     Raises:
         KeyError: the maxima lack a point of the stage.
         CheckpointError: a weight is damaged.
     """
-    sources = dict(sources)
+    given = checkpoint.sources[stage]
+    if stage in smoothing.made and smoothing.made[stage][0] is given:
+        return dict(smoothing.made[stage][1])
+    sources = dict(given)
     smooth = _smooth_text_layer if stage == TEXT_ENCODER else _smooth_block
     for layer in range(layers_of(checkpoint, stage)):
         prefix, name = module_prefix(stage, layer), f"{stage}.layers.{layer}."
         smooth(sources, checkpoint, prefix, lambda point, name=name: smoothing.maxima[name + point], smoothing.alpha)
-    return sources
+    smoothing.made[stage] = given, sources
+    return dict(sources)
 
 
 Maxima = Callable[[str], Tensor]

@@ -95,7 +95,7 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     model = _traced(checkpoint, stage, torch_dtype(options.precision.stage(stage)))
     sources = dict(checkpoint.sources[stage_of(stage)])
     if options.smoothing is not None and options.recipe.points(stage, layers_of(checkpoint, stage)):
-        sources = smoothed(sources, checkpoint, stage, options.smoothing)
+        sources = smoothed(checkpoint, stage, options.smoothing)
     joined = join_products(model, sources) if options.form == "trt" else {}
     if options.precision.codes and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)

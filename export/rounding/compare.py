@@ -183,7 +183,7 @@ class _Rounding:
             names = quantized_weights(checkpoint.module(stage), stage, sources, options.recipe, self._codes.name)
             self._coded = set(names)
             if options.smoothing is not None:
-                sources = smoothed(sources, checkpoint, stage, options.smoothing)
+                sources = smoothed(checkpoint, stage, options.smoothing)
         self._sources = sources
 
     @contextmanager
