@@ -29,7 +29,7 @@ class Parties:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._turn = threading.Lock()
+        self._turn, self._mine = threading.Lock(), threading.local()
         self._barriers: list[threading.Barrier] = []
 
     def meeting(self, action: Callable[[], object]) -> Callable[[], object]:
@@ -42,10 +42,13 @@ class Parties:
     def take_turn(self) -> None:
         """Wait until no other party computes: each product then has all cores."""
         self._turn.acquire()
+        self._mine.held = True
 
     def give_turn(self) -> None:
-        """Let another party compute."""
-        self._turn.release()
+        """Let another party compute; nothing if this one has no turn."""
+        if getattr(self._mine, "held", False):
+            self._mine.held = False
+            self._turn.release()
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """What the jobs return, each run by a party of its own.
@@ -151,7 +154,8 @@ def _attach(block: nn.Module, parties: Parties, load: Callable[[], object], drop
 
     def after(module: nn.Module, inputs: object, output: object) -> None:
         parties.give_turn()
-        leave()
+        if output is not None:  # None behind an error, which ends the other parties at their next meeting
+            leave()
 
     block.register_forward_pre_hook(before)
-    block.register_forward_hook(after)
+    block.register_forward_hook(after, always_call=True)

@@ -59,6 +59,22 @@ def test_the_first_error_ends_all(checkpoint, inputs, monkeypatch):
     assert threading.active_count() == 1 or not any("Executor" in t.name for t in threading.enumerate())
 
 
+def test_an_error_inside_a_block_keeps_nobody_waiting(checkpoint, inputs):
+    """The party that fails has the turn, and another waits for it."""
+    parties = Parties(3)
+    module = streamed(checkpoint, "dit_uncond", torch.float32, "cpu", parties)
+    calls = []
+
+    def fail(part, values):
+        calls.append(part)
+        if len(calls) == 2:
+            raise ArithmeticError("not finite")
+
+    module.layers[1].feed_forward.register_forward_pre_hook(fail)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        parties.run([lambda: module(**inputs("dit_uncond"))] * 3)
+
+
 def test_as_many_jobs_as_parties():
     with pytest.raises(ValueError, match="1 jobs for 2 parties"):
         Parties(2).run([lambda: 0])
