@@ -51,17 +51,28 @@ def estimate(checkpoint: Checkpoint, plans: Sequence[Plan], done: int, device: s
     steps = len(plans[0].steps)
     passes = {stage: steps + 1 - max(done, 1) for stage in STAGES} | {TEXT_ENCODER: 1 if not done else 0}
     seconds = sum(passes[stage] * size * (read + 2 * tokens[stage] * flop) for stage, size in sizes.items())
-    largest = max(_block(checkpoint, stage) for stage in sizes)
-    return Work(seconds, _PROCESS_BYTES + 2 * largest + 4 * max(value.numel() for value in values) + _rest(checkpoint))
+    return Work(seconds, streaming_bytes(checkpoint))
+
+
+def streaming_bytes(checkpoint: Checkpoint) -> int:
+    """Peak memory of running the text encoder and the transformers block by block.
+
+    One block in bfloat16, its largest weight in float32, and what is outside the blocks; a small model takes less.
+    """
+    stages = [stage for stage in (TEXT_ENCODER, *STAGES) if stage in checkpoint.sources]
+    block = max(_weights(checkpoint, stage) // layers_of(checkpoint, stage) for stage in stages)
+    weight = max(
+        _numel(source.shape)
+        for stage in stages
+        for name, source in checkpoint.sources[stage].items()
+        if ".layers." in f".{name}"
+    )
+    return _PROCESS_BYTES + 2 * block + 4 * weight + _rest(checkpoint)
 
 
 def _weights(checkpoint: Checkpoint, stage: str) -> int:
     """Weights that each token is multiplied with."""
     return sum(_numel(source.shape) for name, source in checkpoint.sources[stage].items() if ".layers." in f".{name}")
-
-
-def _block(checkpoint: Checkpoint, stage: str) -> int:
-    return _weights(checkpoint, stage) // layers_of(checkpoint, stage)
 
 
 def _rest(checkpoint: Checkpoint) -> int:
