@@ -130,7 +130,7 @@ def verify(
     for directory, manifest in manifests.items():
         _check_bundle(directory, manifest, opened, described, plans[0])
         # The reference may take hours: what cannot run is found before, even if each bundle is so loaded twice.
-        load(directory, plans, device, hashes=True)
+        load(directory, plans, device, verify="full")
     times = sorted({manifest.timestep_dtype for manifest in manifests.values()}, reverse=True)
     with unfinished(output) as partial:
         steps = sum(len(plan.steps) for plan in plans)

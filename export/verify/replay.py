@@ -132,8 +132,8 @@ def _decode(pipeline: Pipeline, plan: Plan, calls: Calls, latents: np.ndarray) -
     return Reference(calls, latents, image)
 
 
-def load(directory: Path, plans: Sequence[Plan], device: str, hashes: bool) -> Pipeline:
-    """Load what the plans need of a bundle.
+def load(directory: Path, plans: Sequence[Plan], device: str, verify: str) -> Pipeline:
+    """Load what the plans need of a bundle; `verify` is that of `Pipeline.load`.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -141,7 +141,7 @@ def load(directory: Path, plans: Sequence[Plan], device: str, hashes: bool) -> P
     """
     unconditional = any(plan.needs_unconditional_graph for plan in plans)
     try:
-        return Pipeline.load(directory, device=device, verify=hashes, unconditional=unconditional)
+        return Pipeline.load(directory, device=device, verify=verify, unconditional=unconditional)
     except RuntimeError as error:
         raise RuntimeError(f"the bundle {directory}: {error}") from error
 
@@ -154,7 +154,7 @@ def measure(
     Raises:
         RuntimeError: as for `load`, or a graph gave NaN or infinity; the message names the bundle.
     """
-    pipeline = load(directory, plans, device, hashes=False)
+    pipeline = load(directory, plans, device, verify="off")
     try:
         graphs: dict[str, list] = {stage: [] for stage in STAGES if stage in pipeline.graphs}
         pictures = []

@@ -156,8 +156,8 @@ def test_unshaped_graph():
     assert measured.products.types["bf16"] == 1, "the product that reads the copies"
     assert measured.synchronisations == sum(kernel.kind in ("signal", "wait") for kernel in listed) > 0
     names = ("layers.0.feed_forward.w1", "layers.0.feed_forward.w3")
-    assert audit(listed, Wanted(fp8=names)) == []
-    assert audit(listed, Wanted(fp8=("layers.0.feed_forward.w13",))) == [
+    assert audit(listed, Wanted(products=names)) == []
+    assert audit(listed, Wanted(products=("layers.0.feed_forward.w13",))) == [
         "the product layers.0.feed_forward.w13 runs in no kernel, wanted fp8"
     ]
 

@@ -95,7 +95,7 @@ def test_token_scales_cost_no_kernel(built, wide, tmp_path):
 
 def test_float16_base(wide, tmp_path):
     """Codes smaller by a power of two, so that float16 holds their products: no kernel more."""
-    _, _, report = engine(wide, "dit_uncond", tmp_path, "base", ("sm89",), "fp8", "fp16")
+    _, _, report = engine(wide, "dit_cond", tmp_path, "base", ("sm89",), "fp8", "fp16")
     assert set(report["block_kernels"]) == {BLOCK_KERNELS["base"]}
     assert report["products"]["types"]["fp8"] == 2 * 4 and report["problems"] == []
 

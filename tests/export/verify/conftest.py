@@ -6,23 +6,14 @@ import pytest
 from support.bundles import build_bundle
 from support.verified import PROMPTS
 
-from calibration.static.ranges import write_ranges
-from calibration.static.record import calibrate
 from export.demo_model import DEMO_CHECKPOINT
 from export.verify.command import verify
-from model.checkpoint.directory import open_checkpoint
 
 
 @pytest.fixture(scope="session")
 def fp8_bundle(shared):
-    """The demo model at W8A8, with ranges from a single prompt."""
-
-    def make(folder):
-        ranges = calibrate(open_checkpoint(DEMO_CHECKPOINT), [PROMPTS[0]], steps=4, quiet=True)
-        write_ranges(ranges, folder / "ranges.json")
-        build_bundle(DEMO_CHECKPOINT, folder / "eight", "fp8", calibration=folder / "ranges.json")
-
-    return shared("demo-fp8-one-prompt", make) / "eight"
+    """The demo model at W8A8."""
+    return shared("demo-eight", lambda folder: build_bundle(DEMO_CHECKPOINT, folder / "eight", "fp8")) / "eight"
 
 
 @pytest.fixture(scope="session")
