@@ -65,7 +65,7 @@ def _bundles(report: Report) -> str:
         ]
         for entry in report.entries
     ]
-    columns = ("Bundle", "Precision", "In float8", "Everything else", "Time rounded to", "Size in MB")
+    columns = ("Bundle", "Precision", "In 8 bits", "Everything else", "Time rounded to", "Size in MB")
     return section("Bundles", "", table(columns, rows, words=5))
 
 

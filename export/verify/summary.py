@@ -35,13 +35,15 @@ class Entry:
 
     @property
     def quantization(self) -> str:
-        """What is float8, in words."""
+        """What is in 8 bits, in words."""
         spec = self.manifest.quantization
         if spec is None:
             return "none"
         parts = ["weights"]
         if spec.activations != "none":
-            parts.append(f"activations ({spec.activations})")
+            kind = "a scale for each token" if spec.activations == "token" else f"static, {spec.activations}"
+            smoothed = "" if spec.smoothing is None else ", smoothed channels"
+            parts.append(f"activations ({kind}{smoothed})")
         if spec.attention == "fp8":
             parts.append("attention")
         kept = f", but not {', '.join(spec.keep_base)}" if spec.keep_base else ""

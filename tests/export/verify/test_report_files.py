@@ -37,7 +37,12 @@ def test_json(verified):
     exact, quantized = data["bundles"]
     assert (exact["precision"], exact["timestep_dtype"], exact["quantization"]) == ("fp32", "float32", None)
     assert (quantized["label"], quantized["precision"], quantized["timestep_dtype"]) == ("eight", "fp8", "bfloat16")
-    assert quantized["quantization"] == {"activations": "max", "attention": "base", "keep_base": []}
+    assert quantized["quantization"] == {
+        "activations": "token",
+        "attention": "base",
+        "keep_base": [],
+        "smoothing": None,
+    }
     assert 0 < quantized["bytes"] < exact["bytes"]
     for bundle in data["bundles"]:
         graphs = bundle["graphs"]
