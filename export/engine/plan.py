@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +108,7 @@ def build_engine(
             raise RuntimeError(message)
         print(f"warning: {message}", file=sys.stderr)
     build = _build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest)
-    described = asdict(report(build, kernels)) | {"problems": problems}
+    described = asdict(replace(report(build, kernels), problems=tuple(problems)))
     listing = plan.with_suffix(".kernels.json")
     listing.write_text(kernels_to_json(kernels), encoding="utf-8")
     spec = EngineSpec(

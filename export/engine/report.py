@@ -101,6 +101,8 @@ class EngineReport:
     copies: int
     copy_bytes: int
     """Bytes that the copies write in one call."""
+    problems: tuple[str, ...] = ()
+    """What is not as it was asked for, by `audit`."""
 
     @property
     def coded_share(self) -> float:

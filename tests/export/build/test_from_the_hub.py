@@ -76,5 +76,7 @@ def test_every_command_takes_an_id(snapshot, demo_bundle, tmp_path, capsys, comm
 
 def test_advice_names_the_id(snapshot, tmp_path, capsys):
     """Not the snapshot's directory, which nobody types."""
-    assert main(["--checkpoint", ID, "--precision", "fp8", "--output", str(tmp_path / "bundle"), "--quiet"]) == 1
-    assert f"python -m calibration --checkpoint {ID} --output ranges.json" in capsys.readouterr().err
+    options = ["--precision", "fp8", "--activations", "static", "--output", str(tmp_path / "bundle"), "--quiet"]
+    assert main(["--checkpoint", ID, *options]) == 1
+    command = f"python -m calibration --measure ranges --checkpoint {ID} --output ranges.json"
+    assert command in capsys.readouterr().err

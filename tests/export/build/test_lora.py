@@ -128,7 +128,8 @@ def test_folded_weights_of_kept_activations_stay_float(peer, lora, tmp_path):
 def test_ranges_are_measured_with_the_adapters(peer, lora, tmp_path, capsys):
     """Those of the bare checkpoint are refused, and the other way round."""
     directory = str(peer("head64", "original-fp8")[1])
-    common = ["--checkpoint", directory, "--steps", "1", "--limit", "1", "--width", "256", "--height", "256", "--quiet"]
+    common = ["--measure", "ranges", "--checkpoint", directory, "--steps", "1", "--limit", "1", "--quiet"]
+    common += ["--width", "256", "--height", "256"]
     assert calibrate([*common, "--output", str(tmp_path / "plain.json")]) == 0
     assert calibrate([*common, "--output", str(tmp_path / "folded.json"), "--lora", str(lora)]) == 0
     plain, folded = (read_ranges(tmp_path / f"{name}.json") for name in ("plain", "folded"))

@@ -30,8 +30,6 @@ def test_engines_in_little_more_memory_than_the_weights(wide_checkpoint, tmp_pat
         "fp8",
         "--backend",
         "rtx",
-        "--calibration",
-        wide_checkpoint.parent / "ranges.json",
         "--output",
         tmp_path / "bundle",
         "--quiet",
