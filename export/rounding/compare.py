@@ -25,15 +25,14 @@ from export.velocity import rms
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
-from runtime.host_memory import available_memory
 from runtime.progress import Progress
 
 BOUND = 0.1
 """Relative error above which a build warns. Float8 costs the demo 5e-2, which changes nothing that a judge sees; static
 ranges of the common tools cost 9.5e-2; at 0.7, channels with outliers left alone, pictures are noise."""
 _WORST = 3
-_WHOLE = 0.3
-"""Part of the available memory up to which a stage in float32 counts as small: it is computed in float32 then."""
+_SMALL = 1 << 30
+"""Bytes of a stage in float32 up to which it is computed in float32, and above which in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,7 @@ def _fill(module: nn.Module, sources: Sources, names: Sequence[str]) -> None:
 
 def _dtype(checkpoint: Checkpoint, stage: str) -> torch.dtype:
     size = sum(4 * torch.Size(source.shape).numel() for source in checkpoint.sources[stage].values())
-    available = available_memory()
-    return torch.float32 if available is None or size <= _WHOLE * available else torch.bfloat16
+    return torch.float32 if size <= _SMALL else torch.bfloat16
 
 
 @contextmanager

@@ -153,6 +153,8 @@ def test_ranges_are_measured_with_the_adapters(peer, lora, tmp_path, capsys):
                 str(tmp_path / "b"),
                 "--precision",
                 "fp8",
+                "--activations",
+                "static",
                 "--quiet",
                 "--lora",
                 str(lora),

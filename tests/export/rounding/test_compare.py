@@ -76,7 +76,7 @@ def test_float8_attention_costs_more(demo):
 
 
 def test_large_models_are_computed_in_bfloat16(demo, int8, monkeypatch):
-    monkeypatch.setattr(compare, "available_memory", lambda: 0)
+    monkeypatch.setattr(compare, "_SMALL", 0)
     for error in compare_stages(demo, options_of("int8"), DEMO_CAPTIONS[0], quiet=True):
         # bfloat16 rounds both sides alike; its own error, 4e-3, is seen beside the text encoder's 7e-3.
         assert error.error == pytest.approx(int8[error.stage].error, rel=0.5)
