@@ -60,6 +60,11 @@ def products_of(stage: str) -> Mapping[str, tuple[str, ...]]:
     return TEXT_PRODUCTS if stage == TEXT_ENCODER else {}
 
 
+def quantized_stages(checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """The text encoder and the transformers that a checkpoint has, in the order in which they run."""
+    return tuple(stage for stage in (TEXT_ENCODER, *STAGES) if stage in checkpoint.sources)
+
+
 def layers_of(checkpoint: "Checkpoint", stage: str) -> int:
     """How many blocks a text encoder or transformer has."""
     from model.text_encoder import TAPS  # needs torch, which the names do not

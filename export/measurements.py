@@ -63,11 +63,10 @@ def measurements(
         channels = read_channels(file)
         check_channels(channels, checkpoint)
         return Measurements(channels=channels)
-    prompts = calibration_prompts(checkpoint)
     for place in (folder, earlier):
         if found := _found(place / CHANNELS, checkpoint):
             return Measurements(channels=found)
-    channels = measure_channels(checkpoint, prompts, state=folder / STATE, quiet=quiet)
+    channels = measure_channels(checkpoint, calibration_prompts(checkpoint), state=folder / STATE, quiet=quiet)
     write_channels(channels, folder / CHANNELS)
     (folder / STATE).unlink(missing_ok=True)
     return Measurements(channels=channels)

@@ -8,7 +8,6 @@ refused.
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calibration.origin import Model, Prompts
-from calibration.points import STAGES, TEXT_ENCODER, inputs_of, layers_of
+from calibration.points import TEXT_ENCODER, inputs_of, layers_of, quantized_stages
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.fingerprint import fingerprint
 from model.checkpoint.hub import model_name
@@ -87,7 +86,7 @@ def read_channels(file: Path) -> Channels:
         with safe_open(file, "pt") as stored:
             about = (stored.metadata() or {}).get(KEY)
             tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
-    except (SafetensorError, struct.error) as error:
+    except SafetensorError as error:
         raise ChannelsError(f"{file}: {error}{_hint(file)}") from error
     if about is None:
         raise ChannelsError(f"{file}: no metadata {KEY!r}; this is not a file of channel maxima")
@@ -123,7 +122,7 @@ def _hint(file: Path) -> str:
 def wanted_widths(checkpoint: Checkpoint) -> dict[str, int]:
     """Every tensor that enters products in the text encoder and the transformers, and its number of channels."""
     widths = {}
-    for stage in (TEXT_ENCODER, *(stage for stage in STAGES if stage in checkpoint.sources)):
+    for stage in quantized_stages(checkpoint):
         config = checkpoint.text_encoder if stage == TEXT_ENCODER else checkpoint.transformer
         size, inside = config.hidden_size, config.intermediate_size
         heads = config.num_attention_heads * getattr(config, "head_dim", 0) or size

@@ -91,17 +91,17 @@ def measure_channels(
 
 def _advance(checkpoint: Checkpoint, plans: Sequence[Plan], kept: Progressed, device: str) -> Iterator[Progressed]:
     """What is measured after the text encoder, and after each step."""
-    parties = Parties(len(plans))
     if not kept.done:
+        parties = Parties(len(plans))
         with _watched(checkpoint, (TEXT_ENCODER,), device, parties, plans) as (pipeline, maxima):
             texts = parties.run([partial(pipeline.text, plan) for plan in plans])
             noise = [pipeline.noise(plan) for plan in plans]
         kept = Progressed(1, texts, noise, maxima)
         del pipeline
         yield kept
-    parties = Parties(len(plans))
     if kept.done > len(plans[0].steps):
         return
+    parties = Parties(len(plans))
     with _watched(checkpoint, STAGES, device, parties, plans, kept.maxima) as (pipeline, maxima):
         for step in range(kept.done - 1, len(plans[0].steps)):
             jobs = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from calibration.points import STAGES, TEXT_ENCODER, layers_of, module_prefix
+from calibration.points import STAGES, TEXT_ENCODER, layers_of, module_prefix, quantized_stages
 from model.checkpoint.directory import Checkpoint
 from runtime.plan import Plan
 
@@ -36,7 +36,7 @@ def estimate(checkpoint: Checkpoint, plans: Sequence[Plan], done: int, device: s
 
     The first block of the conditional transformer is read for it.
     """
-    sizes = {stage: _weights(checkpoint, stage) for stage in (TEXT_ENCODER, *STAGES) if stage in checkpoint.sources}
+    sizes = {stage: _weights(checkpoint, stage) for stage in quantized_stages(checkpoint)}
     inside = [name for name in checkpoint.sources["dit_cond"] if name.startswith(module_prefix("dit_cond", 0))]
     started = time.perf_counter()
     values = [checkpoint.sources["dit_cond"][name].read().bfloat16() for name in inside]
@@ -59,7 +59,7 @@ def streaming_bytes(checkpoint: Checkpoint) -> int:
 
     One block in bfloat16, its largest weight in float32, and what is outside the blocks; a small model takes less.
     """
-    stages = [stage for stage in (TEXT_ENCODER, *STAGES) if stage in checkpoint.sources]
+    stages = quantized_stages(checkpoint)
     block = max(_weights(checkpoint, stage) // layers_of(checkpoint, stage) for stage in stages)
     weight = max(
         _numel(source.shape)
@@ -79,8 +79,7 @@ def _rest(checkpoint: Checkpoint) -> int:
     """Bytes of what stays in memory: the larger of the text encoder's and the transformers' parts outside blocks."""
     sizes = {
         stage: 2 * (sum(_numel(s.shape) for s in checkpoint.sources[stage].values()) - _weights(checkpoint, stage))
-        for stage in (TEXT_ENCODER, *STAGES)
-        if stage in checkpoint.sources
+        for stage in quantized_stages(checkpoint)
     }
     return max(sizes[TEXT_ENCODER], sum(size for stage, size in sizes.items() if stage != TEXT_ENCODER))
 

@@ -60,7 +60,7 @@ def build(options: BuildOptions) -> Manifest:
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, folder, earlier, quiet)
         others = _write_others(folder, checkpoint, known)
-        cost = rounding_cost(checkpoint, jobs, (folder, before), quiet) if options.compare else {}
+        cost = rounding_cost(checkpoint, finished, (folder, before), quiet) if options.compare else {}
         others += write_report(folder, described.name, checkpoint, variants, finished, cost)
         files = files_of(folder, finished, others)
         described = replace(described, preview=fit_preview(checkpoint))

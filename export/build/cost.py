@@ -3,34 +3,38 @@
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibration.points import quantized_stages
 from export.build.jobs import Job
+from export.build.ledger import Finished
 from export.engine.files import REPORT
 from export.measurements import calibration_prompts
 from export.rounding.compare import BOUND, StageError, compare_stages
-from export.rounding.inputs import stages_of
 from model.checkpoint.directory import Checkpoint
 
 KEY = "rounding"
 """Of the report's part."""
 
 
-def rounding_cost(checkpoint: Checkpoint, jobs: Sequence[Job], places: Sequence[Path], quiet: bool) -> dict[str, Any]:
+def rounding_cost(
+    checkpoint: Checkpoint, finished: Mapping[Job, Finished], places: Sequence[Path], quiet: bool
+) -> dict[str, Any]:
     """The report's part, with a warning for each stage above the bound; empty if no activations are quantized.
 
     Args:
         checkpoint: of the build.
-        jobs: of all backends; the first ones' options count.
+        finished: jobs of all backends; the first ones' options count.
         places: bundles, finished or not, whose report may hold the result already.
         quiet: no progress and no messages.
     """
-    options = jobs[0].options
+    options = next(iter(finished)).options
     if options.precision.activations == "base":
         return {}
-    keys = sorted(job.key(checkpoint) for job in jobs if job.options is options and job.stage in stages_of(checkpoint))
+    stages = quantized_stages(checkpoint)
+    keys = sorted(made.key for job, made in finished.items() if job.options is options and job.stage in stages)
     key = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
     for place in places:
         if found := _found(place / REPORT, key):

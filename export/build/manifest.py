@@ -74,6 +74,6 @@ def _engines(variants: Sequence[Variant], finished: Mapping[Job, Finished]) -> d
 def _quantization(variant: Variant, known: Measurements) -> QuantizationSpec | None:
     if not variant.types.codes:
         return None
-    kind = known.ranges.algorithm if known.ranges else {"token": "token"}.get(variant.types.activations, "none")
+    kind = known.ranges.algorithm if known.ranges else "token" if variant.types.activations == "token" else "none"
     smoothing = ALPHA if known.channels else None
     return QuantizationSpec(kind, variant.attention, variant.recipe.keep_base, smoothing)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 
+from export.graph.passes.codes import CODES
 from export.graph.passes.join_products import groups
 from export.graph.precision import Precision, torch_dtype
 from export.graph.recipe import Recipe, quantized_weights
@@ -16,7 +17,7 @@ from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
 from runtime.host_memory import available_memory
 
-_CODES = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
+_CODE_TYPES = [codes.dtype for codes in CODES.values()]
 _SPARE_BYTES = 64 << 20
 """Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
 _PROCESS_BYTES = 1 << 30
@@ -65,7 +66,7 @@ def check_needs(needs: Needs, output: Path) -> None:
 def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
     """Bytes of a stage's weights: one for a code and four for each row's scale, else the compute type's."""
     parameters = _parameters(checkpoint, stage, precision, recipe).values()
-    return sum(_nbytes(shape, dtype) + (4 * shape[0] if dtype in _CODES.values() else 0) for shape, dtype in parameters)
+    return sum(_nbytes(shape, dtype) + (4 * shape[0] if dtype in _CODE_TYPES else 0) for shape, dtype in parameters)
 
 
 def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
@@ -92,7 +93,7 @@ def _parameters(
     if precision.codes and not stage.startswith("vae_"):
         coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe, precision.codes))
     return {
-        name: (p.shape, _CODES[precision.codes] if name in coded else from_torch_dtype(p.dtype))  # type: ignore[index]
+        name: (p.shape, CODES[precision.codes].dtype if name in coded else from_torch_dtype(p.dtype))  # type: ignore[index]
         for name, p in module.named_parameters()
     }
 

@@ -10,9 +10,9 @@ import torch
 from calibration.points import layers_of, module_prefix, products_of
 from export.atomic_directory import link_or_copy
 from export.graph import trace_cache, weights
-from export.graph.attention_bounds import attention_bounds
+from export.graph.attention_bounds import AttentionBounds
 from export.graph.passes.attention_kernels import allow_decomposition
-from export.graph.passes.codes import FP8, INT8, Form
+from export.graph.passes.codes import CODES, FP8, Form
 from export.graph.passes.float16_range import bound_products
 from export.graph.passes.fp8_attention import quantize_attention
 from export.graph.passes.join_products import join_products
@@ -154,11 +154,12 @@ def quantize(
     """Put codes into the traced graph of a stage, as the recipe says; `joined` lists the parts of joined weights."""
     layers = layers_of(checkpoint, stage)
     whole = {part: name for name, parts in joined.items() for part in parts}
-    kind = INT8 if options.precision.codes == "int8" else FP8
+    kind = CODES[options.precision.codes or FP8.name]
     linear = quantized_weights(checkpoint.module(stage), stage, checkpoint.sources[stage], options.recipe, kind.name)
     coded = {whole.get(name, name) for name in linear}
     quantize_weights(model, sources, sorted(coded), options.form, kind)
     points = set(options.recipe.points(stage, layers))
+    bounds = AttentionBounds(checkpoint, stage)
     for layer in range(layers):
         for point, products in products_of(stage).items():
             name = f"{stage}.layers.{layer}.{point}"
@@ -171,17 +172,18 @@ def quantize(
             else:
                 quantize_tokens(model, names, name, options.form, kind)
         if f"{stage}.layers.{layer}.{OPERANDS[0]}" in points:
-            _quantize_attention(model, checkpoint, stage, layer, options)
+            _quantize_attention(model, checkpoint, f"{stage}.layers.{layer}.", layer, options, bounds)
 
 
-def _quantize_attention(model: ir.Model, checkpoint: Checkpoint, stage: str, layer: int, options: StageOptions) -> None:
-    prefix = f"{stage}.layers.{layer}."
+def _quantize_attention(
+    model: ir.Model, checkpoint: Checkpoint, prefix: str, layer: int, options: StageOptions, bounds: AttentionBounds
+) -> None:
     if options.precision.activations == "static":
         # The ranges are those of q and k times head_dim^-1/4; the graph quantizes them before any factor.
         factor = checkpoint.transformer.attention_head_dim**0.25
         q, k, v = (options.ranges[prefix + operand] for operand in OPERANDS)
         ranges = (q * factor, k * factor, v)
     else:
-        ranges = attention_bounds(checkpoint, stage, layer)
+        ranges = bounds.of(layer)
     scales = [activation_scale(r) for r in ranges]
     quantize_attention(model, layer, scales, f"{prefix}attention", options.form)

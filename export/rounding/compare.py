@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from calibration.fake_quant import quantize_dequantize, round_tokens
-from calibration.points import TEXT_ENCODER, hooked, layers_of, module_prefix, point_of
+from calibration.points import TEXT_ENCODER, hooked, layers_of, module_prefix, point_of, quantized_stages
 from calibration.streaming import blocks_of
-from export.graph.attention_bounds import attention_bounds
-from export.graph.passes.codes import FP8, INT8
+from export.graph.attention_bounds import AttentionBounds
+from export.graph.passes.codes import CODES, FP8
 from export.graph.recipe import OPERANDS, block_weights, quantized_weights
 from export.graph.smoothing import smoothed
 from export.graph.stage import StageOptions
-from export.rounding.inputs import TIMES, latents_of_a_picture, stages_of, token_ids, transformer_feeds
+from export.rounding.inputs import TIMES, latents_of_a_picture, token_ids, transformer_feeds
 from export.rounding.walk import Walk, walk
 from export.velocity import rms
 from model.checkpoint.directory import Checkpoint
@@ -78,7 +78,7 @@ def compare_stages(
     Raises:
         CheckpointError: a weight is damaged.
     """
-    stages = stages_of(checkpoint)
+    stages = quantized_stages(checkpoint)
     total = sum(layers_of(checkpoint, stage) for stage in stages)
     with Progress("comparing", total, "block", quiet=quiet) as bar, torch.no_grad():
         ids = [token_ids(checkpoint, prompt)]
@@ -175,7 +175,8 @@ class _Rounding:
         self._checkpoint, self._stage, self._options, self._module = checkpoint, stage, options, module
         sources = checkpoint.sources[stage]
         points = options.recipe.points(stage, layers_of(checkpoint, stage))
-        self._codes = INT8 if options.precision.codes == "int8" else FP8
+        self._codes = CODES[options.precision.codes or FP8.name]
+        self._bounds = AttentionBounds(checkpoint, stage)
         self._coded: set[str] = set()
         if points:
             names = quantized_weights(checkpoint.module(stage), stage, sources, options.recipe, self._codes.name)
@@ -213,7 +214,7 @@ class _Rounding:
             return self._options.ranges
         if not any(point_of(point) in OPERANDS for point in points):
             return {}
-        q, k, v = attention_bounds(self._checkpoint, self._stage, layer)
+        q, k, v = self._bounds.of(layer)
         factor = self._checkpoint.transformer.attention_head_dim**-0.25
         prefix = f"{self._stage}.layers.{layer}."
         return {prefix + name: bound for name, bound in zip(OPERANDS, (q * factor, k * factor, v), strict=True)}

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from calibration.points import STAGES, TEXT_ENCODER
+from calibration.points import STAGES
 from calibration.reference import manifest_of, prompt_encoder
 from model.checkpoint.directory import Checkpoint
 from runtime.plan import make_plan
@@ -48,8 +48,3 @@ def transformer_feeds(checkpoint: Checkpoint, stage: str, picture: Tensor, text:
     )
     fixed = {"rope_cos": cosines, "rope_sin": sines} | ({"text": text} if length else {})
     return [{"latents": torch.lerp(noise, clean, t), "timestep": torch.tensor([t])} | fixed for t in TIMES]
-
-
-def stages_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The stages that are quantized, in the order in which they run."""
-    return (TEXT_ENCODER, *(stage for stage in STAGES if stage in checkpoint.sources))

@@ -1,13 +1,12 @@
 """Weights with low-rank updates folded in: ``W + factor * up @ down``, in float32 from the dequantized weight."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from model.checkpoint.row_codes import quantize_rows
-from model.checkpoint.sources import Weight
+from model.checkpoint.sources import Derived
 from model.checkpoint.tensor_files import StoredTensor
 from runtime.bundle.manifest import LoraSpec
 
@@ -33,25 +32,14 @@ class Update:
         return slice(self.first, self.first + self.up.shape[0])
 
 
-@dataclass(frozen=True)
-class Folded:
-    """A weight with updates, which are added one after another when it is read."""
+@dataclass(frozen=True, eq=False)
+class Folded(Derived):
+    """A weight with updates, which are added one after another when it is read.
 
-    base: Weight
+    It has no codes, also if its base has: those of a float8 checkpoint would swallow the update.
+    """
+
     updates: tuple[Update, ...]
-    pieces: ClassVar[tuple[StoredTensor, ...]] = ()
-    scales: ClassVar[tuple[StoredTensor, ...]] = ()
-    coded: ClassVar[bool] = False
-    """No file holds codes for it: those of a float8 checkpoint would swallow the update."""
-
-    @property
-    def stored(self) -> tuple[StoredTensor, ...]:
-        """What it is read from in the checkpoint, without the adapters' files."""
-        return self.base.stored
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
 
     def read(self) -> Tensor:
         weight = self.base.read().clone()  # its storage may be the file's

@@ -201,25 +201,32 @@ class Joined:
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled:
-    """A weight (out, in), or a vector of norm weights (out,), times factors, in float32."""
+class Derived:
+    """What is common to weights that are computed from another one: no file holds them as they are."""
 
     base: Weight
-    rows: Tensor | None = None
-    """(out,) float32"""
-    columns: Tensor | None = None
-    """(in,) float32"""
     pieces: ClassVar[tuple[StoredTensor, ...]] = ()
     scales: ClassVar[tuple[StoredTensor, ...]] = ()
     coded: ClassVar[bool] = False
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
+        """What the base is read from in the checkpoint."""
         return self.base.stored
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.base.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Derived):
+    """A weight (out, in), or a vector of norm weights (out,), times factors, in float32."""
+
+    rows: Tensor | None = None
+    """(out,) float32"""
+    columns: Tensor | None = None
+    """(in,) float32"""
 
     def read(self) -> Tensor:
         weight = self.base.read()

@@ -4,8 +4,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from support.fake_quantized import fake_quantized
 
-from calibration.fake_quant import fake_quantized, quantize_dequantize
+from calibration.fake_quant import quantize_dequantize
 from calibration.points import POINTS, names_of, point_of
 
 STAGE = "dit_cond"

@@ -51,3 +51,5 @@ class Codes:
 
 FP8 = Codes("fp8", ir.DataType.FLOAT8E4M3FN, E4M3_MAX, lambda weight: weight.quantized())
 INT8 = Codes("int8", ir.DataType.INT8, INT8_MAX, lambda weight: quantize_rows_int8(weight.read()))
+CODES: dict[str, Codes] = {codes.name: codes for codes in (FP8, INT8)}
+"""By name."""

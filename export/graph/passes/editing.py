@@ -65,6 +65,12 @@ def describe(value: ir.Value, name: str, like: ir.Value) -> None:
     value.name, value.type, value.shape = name, like.type, like.shape
 
 
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The type of a value that is known to have one."""
+    assert value.dtype is not None
+    return value.dtype
+
+
 def only_reader(value: ir.Value) -> ir.Node | None:
     """The node that reads `value`, unless several do or it is an output of the graph."""
     uses = tuple(value.uses())

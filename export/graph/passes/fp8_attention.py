@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.passes.codes import FP8, Form
-from export.graph.passes.editing import scalar
+from export.graph.passes.editing import dtype_of, scalar
 from export.graph.passes.qdq import quantize_dequantize, uncast
 
 SOFTMAX_SCALE = 1 / 448
@@ -79,7 +79,7 @@ def _objection(node: ir.Node) -> str | None:
 def _fused(model: ir.Model, node: ir.Node, scales: Sequence[float], name: str) -> ir.Node:
     model.graph.opset_imports["trt"] = 1
     q, k, v = (
-        quantize_dequantize(model, uncast(value), _dtype(value), scale, f"{name}.{operand}", "trt", before=node)
+        quantize_dequantize(model, uncast(value), dtype_of(value), scale, f"{name}.{operand}", "trt", before=node)
         for operand, value, scale in zip("qkv", _operands(node), scales, strict=True)
     )
     softmax = scalar(model.graph, f"{name}.softmax_scale", np.float32(SOFTMAX_SCALE))
@@ -97,7 +97,7 @@ def _fused(model: ir.Model, node: ir.Node, scales: Sequence[float], name: str) -
 
 def _primitive(model: ir.Model, node: ir.Node, scales: Sequence[float], name: str) -> ir.Node:
     q, k, v = _operands(node)
-    base, float32 = _dtype(q), ir.DataType.FLOAT
+    base, float32 = dtype_of(q), ir.DataType.FLOAT
     head_dim = q.shape[3] if q.shape is not None else None
     assert isinstance(head_dim, int)  # _objection has seen it
 
@@ -122,11 +122,6 @@ def _primitive(model: ir.Model, node: ir.Node, scales: Sequence[float], name: st
     attended = add("MatMul", [weights, quantized(uncast(v), scales[2], "v")], "attended", base).producer()
     assert attended is not None
     return attended
-
-
-def _dtype(value: ir.Value) -> ir.DataType:
-    assert value.dtype is not None
-    return value.dtype
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -37,7 +37,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from export.graph.passes.codes import FP8, INT8, Codes, Form
-from export.graph.passes.editing import only_reader, scalar, transposes
+from export.graph.passes.editing import dtype_of, only_reader, scalar, transposes
 from model.checkpoint.row_codes import E4M3_MAX
 from model.checkpoint.sources import Sources, Weight
 
@@ -152,7 +152,7 @@ def pair(
     """QuantizeLinear of `x` by `scale` and DequantizeLinear by `back`, in front of `before`; the result is `base`."""
     zero = _zero(graph, codes, form)
     quantize = ir.node("QuantizeLinear", [x, scale, zero], name=f"{name}_quantize")
-    quantize.outputs[0].name, quantize.outputs[0].type = f"{name}_codes", ir.TensorType(_dtype(zero))
+    quantize.outputs[0].name, quantize.outputs[0].type = f"{name}_codes", ir.TensorType(dtype_of(zero))
     quantize.outputs[0].shape = x.shape
     dequantize = _dequantize([quantize.outputs[0], back, zero], base, f"{name}_dequantized", form)
     graph.insert_before(before, [quantize, *dequantize])
@@ -241,8 +241,3 @@ def _zero(graph: ir.Graph, codes: Codes, form: Form) -> ir.Value:
     """The zero point, whose type is what QuantizeLinear writes; one for the whole graph."""
     name = f"{codes.name}_zero"
     return graph.initializers.get(name) or scalar(graph, name, codes.zero(form)[()])
-
-
-def _dtype(value: ir.Value) -> ir.DataType:
-    assert value.dtype is not None
-    return value.dtype

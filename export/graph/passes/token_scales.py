@@ -24,12 +24,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from calibration.fake_quant import SMALLEST_TOKEN
 from export.graph.passes.codes import FP8, Codes, Form
 from export.graph.passes.editing import adder, axis, cast_behind, constant, describe, scalar
 from export.graph.passes.qdq import as_float32, pair, products_of_one_input, uncast
 
-SMALLEST = 1e-30
-"""Least magnitude that a token's largest value counts as."""
 _FLOAT = ir.DataType.FLOAT
 _UNIT = "unit_scale"
 
@@ -109,12 +108,12 @@ def scale_tokens(graph: ir.Graph, x: ir.Value, name: str, before: ir.Node) -> tu
 
 
 def _largest(graph: ir.Graph, x: ir.Value, name: str, before: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """x in float32, its magnitudes, and the largest of each token, but at least `SMALLEST`."""
+    """x in float32, its magnitudes, and the largest of each token, but at least `SMALLEST_TOKEN`."""
     x = as_float32(graph, uncast(x), f"{name}_token_", before)
     add = adder(graph, f"{name}_token_", before)
     magnitude = add("Abs", x, label="magnitude", like=x)
     largest = add("ReduceMax", magnitude, axis(graph, -1), label="largest", keepdims=1)
-    bounded = add("Max", largest, constant(graph, "smallest_token", SMALLEST), label="bounded")
+    bounded = add("Max", largest, constant(graph, "smallest_token", SMALLEST_TOKEN), label="bounded")
     return x, magnitude, bounded
 
 

@@ -5,11 +5,12 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from support.fake_quantized import fake_quantized
 from support.feeding import feeds
 from support.measure import relative_error
 
 import model.transformer
-from calibration.fake_quant import fake_quantized, quantize_dequantize
+from calibration.fake_quant import quantize_dequantize
 from calibration.points import POINTS, PRODUCTS, names_of
 from export.graph.passes.fp8_attention import SOFTMAX_SCALE
 from export.graph.precision import precision_of

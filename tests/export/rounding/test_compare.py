@@ -7,14 +7,14 @@ import pytest
 import torch
 from support.measure import relative_error
 
-from calibration.points import TEXT_ENCODER, inputs_of, layers_of
+from calibration.points import TEXT_ENCODER, inputs_of, layers_of, quantized_stages
 from export.demo_model import DEMO_CAPTIONS, DEMO_CHECKPOINT
 from export.graph.precision import precision_of
 from export.graph.recipe import recipe_of
 from export.graph.stage import StageOptions, export_stage
 from export.rounding import compare
 from export.rounding.compare import BOUND, StageError, compare_stages
-from export.rounding.inputs import latents_of_a_picture, stages_of, token_ids, transformer_feeds
+from export.rounding.inputs import latents_of_a_picture, token_ids, transformer_feeds
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.sources import Scaled
 from runtime.backend.ort import opener
@@ -38,7 +38,7 @@ def int8(demo):
 
 
 def test_stages_layers_and_points(demo, int8):
-    assert tuple(int8) == stages_of(demo)
+    assert tuple(int8) == quantized_stages(demo)
     for stage, error in int8.items():
         assert len(error.layers) == layers_of(demo, stage) and len(error.errors) == (1 if stage == TEXT_ENCODER else 3)
         assert list(error.points) == inputs_of(stage, layers_of(demo, stage))
