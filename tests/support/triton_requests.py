@@ -1,6 +1,7 @@
 """Requests to a Triton server, for tests/triton_server. Needs tritonclient."""
 
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def metrics(server: Server) -> str:
+    """The server's page of metrics."""
+    with urllib.request.urlopen(server.metrics) as page:
+        return page.read().decode()
+
+
+def wait_for_metrics(server: Server, *lines: str) -> None:
+    """Wait until each of `lines` stands on the page of metrics: a request is counted after its answer has left."""
+    wait_for(lambda: {*lines} <= {*metrics(server).splitlines()})
 
 
 def connect(server: Server, protocol: str) -> Any:

@@ -6,7 +6,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from support.triton_requests import ask, wait_for
+from support.triton_requests import ask, metrics, wait_for
 
 from scripts.triton.client import triton
 from scripts.triton.server import serve
@@ -116,7 +116,7 @@ class TritonPythonModel(TritonPythonModel):
             wait_for((version / "begun").exists)
             second = pool.submit(ask, server, prompt="x", steps=1)
             waiting = 'nv_inference_pending_request_count{model="ideogram4",version="1"} 1\n'
-            wait_for(lambda: waiting in urllib.request.urlopen(server.metrics).read().decode())
+            wait_for(lambda: waiting in metrics(server))
             with pytest.raises(triton("http")[1], match="Exceeds maximum queue size") as caught:
                 ask(server, prompt="x", steps=1)
             assert caught.value.status() == "503"

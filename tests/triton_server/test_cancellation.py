@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from support.triton_requests import PATIENCE, ask, connect, wait_for
+from support.triton_requests import PATIENCE, ask, connect, wait_for, wait_for_metrics
 
 from scripts.triton.client import infer_inputs, triton
 from scripts.triton.server import serve
@@ -101,10 +101,7 @@ def stream_over_http(server):
 
 def assert_stopped_after_3(server, folder, model):
     """The model is done with the request, and has made no step after the one in which it was cancelled."""
-    page = f'ideogram4_requests_total{{model="{model}",outcome="cancelled"}} 1'
-    import urllib.request
-
-    wait_for(lambda: page in urllib.request.urlopen(server.metrics).read().decode())
+    wait_for_metrics(server, f'ideogram4_requests_total{{model="{model}",outcome="cancelled"}} 1')
     assert calls(folder) == 3
 
 

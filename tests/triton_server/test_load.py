@@ -2,11 +2,10 @@
 
 import concurrent.futures
 import queue
-import urllib.request
 
 import numpy as np
 import pytest
-from support.triton_requests import PROTOCOLS, arrays, connect
+from support.triton_requests import PROTOCOLS, arrays, connect, wait_for_metrics
 
 from scripts.triton.client import infer_inputs, triton
 from scripts.triton.server import serve
@@ -74,8 +73,8 @@ class TritonPythonModel(TritonPythonModel):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for inputs, made in pool.map(one, range(20)):
                 assert np.array_equal(made["image"], pipeline.generate(**inputs).images)
-        page = urllib.request.urlopen(server.metrics).read().decode()
-        assert 'ideogram4_requests_total{model="ideogram4",outcome="ok"} 22\n' in page, "20, and a warm-up for each"
+        # 20, and a warm-up for each instance
+        wait_for_metrics(server, 'ideogram4_requests_total{model="ideogram4",outcome="ok"} 22')
         assert {mark.name for mark in (repository / "ideogram4").glob("ideogram4_*")} == {
             "ideogram4_0_0",
             "ideogram4_0_1",

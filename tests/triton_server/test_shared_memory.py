@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from support.triton_requests import PATIENCE, ask, connect
+from support.triton_requests import PATIENCE, ask, connect, wait_for_metrics
 
 from scripts.triton.client import infer_inputs, triton
 from scripts.triton.server import serve
@@ -58,9 +58,8 @@ def test_an_answer_that_is_too_large_fails_alone(altered, pipeline):
         for number in (0, 2):
             assert np.array_equal(told[number][0].as_numpy("image"), wanted)
         assert "shared memory (/dev/shm) has 5 MB left" in told[1][1].message()
-        page = urllib.request.urlopen(server.metrics).read().decode()
-        assert 'ideogram4_requests_total{model="ideogram4",outcome="failed"} 1\n' in page
-        assert 'ideogram4_requests_total{model="ideogram4",outcome="ok"} 3\n' in page, "two, and the warm-up"
+        total = 'ideogram4_requests_total{model="ideogram4",outcome='
+        wait_for_metrics(server, total + '"failed"} 1', total + '"ok"} 3')  # two, and the warm-up
     assert server.process.returncode == 0
 
 

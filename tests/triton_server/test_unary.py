@@ -4,13 +4,12 @@ import base64
 import io
 import json
 import re
-import time
 import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.triton_requests import PROTOCOLS, ask, connect
+from support.triton_requests import PROTOCOLS, ask, connect, metrics, wait_for
 
 from runtime.cli.main import main
 from scripts.triton.client import infer_inputs, triton
@@ -191,18 +190,21 @@ def generate(server, question):
 
 def test_metrics_count_requests_by_how_they_ended(server):
     def counts():
-        page = urllib.request.urlopen(server.metrics).read().decode()
+        page = metrics(server)
         pattern = r'ideogram4_requests_total\{model="ideogram4",outcome="(\w+)"\} (\d+)'
         own = {name: int(value) for name, value in re.findall(pattern, page)}
         [total] = re.findall(r'nv_inference_request_success\{model="ideogram4",version="1"\} (\d+)', page)
         return own["ok"], own["refused"], own["failed"], int(total)
 
-    before = counts()
+    def settled():
+        """A request is counted after its answer has left: by the model first, by the server then."""
+        wait_for(lambda: sum(counts()[:3]) == counts()[3])
+        return counts()
+
+    before = settled()
     ask(server, prompt="x", steps=1)
     with pytest.raises(triton("http")[1]):
         ask(server, prompt="", steps=1)
     wanted = [a + added for a, added in zip(before, (1, 1, 0, 2), strict=True)]
-    deadline = time.monotonic() + 10  # the server counts a request after its answer has left
-    while (after := list(counts())) != wanted and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert after == wanted
+    wait_for(lambda: counts()[3] >= wanted[3])
+    assert list(settled()) == wanted
