@@ -14,7 +14,7 @@ _BADGED = {
     "Weight copies": lambda report: report.copies == 0,
     "Products not fused": lambda report: report.unfused.kernels == 0,
 }
-_SHARES = {"fp8": "#0072b2", "base": "#d0d5dd"}
+_SHARES = {"coded": "#0072b2", "base": "#d0d5dd"}
 
 
 def engines_page(name: str, reports: Reports) -> str:
@@ -28,30 +28,31 @@ def engines_page(name: str, reports: Reports) -> str:
 
 
 def _operations(reports: Reports) -> str:
-    """A bar for each engine: how much of a call's operations is float8."""
+    """A bar for each engine: how much of a call's operations is in 8 bits."""
     rows = []
     for heading, stage, report in _engines(reports):
         uses = (report.products, report.row_products, report.attentions, report.unfused)
-        total, fp8 = sum(use.operations for use in uses), sum(use.operations_coded for use in uses)
-        share = fp8 / total if total else 0.0
+        total, coded = sum(use.operations for use in uses), sum(use.operations_coded for use in uses)
+        share = coded / total if total else 0.0
         rows.append([*heading, stage, f"{share:.1%}" if total else NONE, _bar(share)])
     colors = ", ".join(
         f'<span class="dot" style="background:{color}"></span>{name}'
-        for color, name in ((_SHARES["fp8"], "both operands float8"), (_SHARES["base"], "other types"))
+        for color, name in ((_SHARES["coded"], "both operands in 8 bits"), (_SHARES["base"], "other types"))
     )
     note = (
         "Of the matrix products and the attention of one call, at the size that an engine is tuned for; convolutions "
         f"are not counted: {colors}."
     )
-    return section("Operations", note, table(("Engines", "Stage", "In fp8", ""), rows, words=4))
+    return section("Operations", note, table(("Engines", "Stage", "In 8 bits", ""), rows, words=4))
 
 
 def _bar(share: float) -> str:
     """A bar of 1 as wide as the table leaves room, its left part coloured."""
     return (
-        f'<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" aria-label="{share:.1%} in fp8">'
+        '<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" role="img" '
+        f'aria-label="{share:.1%} in 8 bits">'
         f'<rect width="100" height="4" fill="{_SHARES["base"]}"/>'
-        f'<rect width="{100 * share:.2f}" height="4" fill="{_SHARES["fp8"]}"/></svg>'
+        f'<rect width="{100 * share:.2f}" height="4" fill="{_SHARES["coded"]}"/></svg>'
     )
 
 

@@ -63,7 +63,7 @@ def engines_from_json(text: str, where: str) -> dict[str, dict[str, EngineReport
 
 
 def _plain(report: EngineReport) -> dict[str, Any]:
-    shares = {"fp8": round(report.coded_share, 4), "attention_fp8": round(report.coded_attention_share, 4)}
+    shares = {"coded": round(report.coded_share, 4), "attention_coded": round(report.coded_attention_share, 4)}
     return {**asdict(report), _SHARES: shares}
 
 

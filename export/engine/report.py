@@ -1,7 +1,7 @@
 """What a TensorRT engine is made of, told from the builder's list of its kernels, and whether that is as wanted.
 
 - *Products* are kernels that multiply by a weight matrix; their type is that of their two operands, such as ``fp8``, or
-  ``bf16 x fp8`` where a float8 weight is dequantised on the way. *Row products* do so for the one row that the time
+  ``bf16 x fp8`` where a weight of 8 bits is dequantised on the way. *Row products* do so for the one row that the time
   gives, element by element.
 - *Operations* are 2·M·N·K of each product. Sizes that vary count as ``rows``, the sequence length that the engine is
   tuned for; queries of fewer rows are not told apart. Those of attention are counted by themselves: 4·rows per element
@@ -9,8 +9,8 @@
 - A *block* is what lies between the first product for a block's queries, keys or values and the first of the next
   block, in the order of the launches: signals and waits are not counted, and neither is the last block, which has no
   such end. Without a weight's name, which only dequantised weights have, the fused attentions are taken instead.
-- A *copy* is a float8 weight that is written to memory in 16 or 32 bits by a kernel without run-time inputs. It is
-  repeated in each call, so it costs memory and time that float8 is meant to save.
+- A *copy* is a weight of 8 bits that is written to memory in 16 or 32 bits by a kernel without run-time inputs. It is
+  repeated in each call, so it costs memory and time that 8 bits are meant to save.
 """
 
 from collections import Counter

@@ -83,17 +83,17 @@ TABLES = (
     ),
     Table(
         "Matrix products",
-        "Kernels by the type of their operands; “bf16 x fp8” dequantises a float8 weight on the way. Operations are "
-        "2·M·N·K for the rows above, without attention and convolutions. A copy is a float8 weight that each call "
+        "Kernels by the type of their operands; “bf16 x fp8” dequantises a weight of 8 bits on the way. Operations are "
+        "2·M·N·K for the rows above, without attention and convolutions. A copy is a weight of 8 bits that each call "
         "writes to memory in 16 or 32 bits.",
-        ("Products", "Of single rows", "GFLOP", "In fp8", "Kernels for q, k, v", "For gate and up", "Weight copies"),
+        ("Products", "Of single rows", "GFLOP", "In 8 bits", "Kernels for q, k, v", "For gate and up", "Weight copies"),
         _product_cells,
     ),
     Table(
         "Attention",
         "Fused kernels by the type of queries, keys and values; beside them the products of attentions that are not "
         "fused. Operations are those of both products over the rows above.",
-        ("Fused kernels", "Products not fused", "GFLOP", "In fp8"),
+        ("Fused kernels", "Products not fused", "GFLOP", "In 8 bits"),
         _attention_cells,
     ),
 )

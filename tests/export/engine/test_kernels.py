@@ -242,7 +242,7 @@ def test_reports_and_lists_come_back_from_json():
     assert kernels_from_json(kernels_to_json(listed), "x") == listed
     reports = {"rtx-sm89": {"dit_cond": measure(listed)}}
     data = engines_to_dict(reports)
-    assert data["engines"]["rtx-sm89"]["dit_cond"]["shares"] == {"fp8": 0.9523, "attention_fp8": 1.0}
+    assert data["engines"]["rtx-sm89"]["dit_cond"]["shares"] == {"coded": 0.9523, "attention_coded": 1.0}
     assert engines_from_json(json.dumps(data), "x") == reports
     assert engines_from_json('{"all": {"bytes": 1}}', "x") == {}
 
