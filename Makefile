@@ -1,10 +1,12 @@
-# make demo: set up, build the demo bundle, generate a picture.   make test: set up, run all tests.
+# make demo: set up, build the demo bundle in three precisions, generate a picture with each.   make test: set up, run all tests.
 # make check: lint, types and the tests that take no exporting, for every change.   make wheel-test: the wheel, far from here.
 # make triton-demo: the same picture from the real Triton server.   make triton-test: its tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BUNDLE := ideogram4-bundle
+DEMO := $(BUNDLE) $(BUNDLE)-fp8 $(BUNDLE)-int8
+PICTURE := --prompt "a red circle on a blue background" --guidance 3 --seed 4 --overwrite
 # Triton's wheel needs numpy<2, hence an environment of its own.
 TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton
@@ -14,8 +16,10 @@ SOURCES := $(shell find calibration export model runtime -type f -not -path '*/_
 
 .PHONY: demo test check lint types wheel-test triton-demo triton-test clean
 
-demo: $(BUNDLE)/manifest.json
-	$(BIN)/trt-generate --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output demo.png --overwrite
+demo: $(DEMO:%=%/manifest.json)
+	$(BIN)/trt-generate $(PICTURE) --output demo.png
+	$(BIN)/trt-generate $(PICTURE) --bundle $(BUNDLE)-fp8 --output demo-fp8.png
+	$(BIN)/trt-generate $(PICTURE) --bundle $(BUNDLE)-int8 --output demo-int8.png
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -23,7 +27,7 @@ test: $(VENV)/.test
 triton-demo: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	$(TRITON_BIN)/python -m export.triton $(BUNDLE) --output triton-repository --stream --overwrite
 	$(TRITON_BIN)/python -m scripts.triton.server triton-repository -- $(TRITON_BIN)/python -m scripts.triton.client \
-	  --url {http} --stream --prompt "a red circle on a blue background" --guidance 3 --seed 4 --output triton.png --overwrite
+	  --url {http} --stream $(PICTURE) --output triton.png
 
 triton-test: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
 	IDEOGRAM4_BUNDLE=$(BUNDLE) $(TRITON_BIN)/python -m pytest $(TRITON_TESTS)
@@ -41,8 +45,11 @@ types: $(VENV)/.test
 wheel-test: $(BUNDLE)/manifest.json
 	.ci/wheel $(BUNDLE)
 
-$(BUNDLE)/manifest.json: $(SOURCES) | $(VENV)/.demo
-	$(BIN)/python -m export.build --overwrite
+$(BUNDLE)/manifest.json: PRECISION := fp32
+$(BUNDLE)-fp8/manifest.json: PRECISION := fp8
+$(BUNDLE)-int8/manifest.json: PRECISION := int8
+$(DEMO:%=%/manifest.json): $(SOURCES) | $(VENV)/.demo
+	$(BIN)/python -m export.build --precision $(PRECISION) --output $(@D) --overwrite
 
 # One stamp per set of extras; it is renewed when the requirements in pyproject.toml change.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
@@ -64,4 +71,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(TRITON_VENV) $(BUNDLE) triton-repository demo.png triton.png
+	rm -rf $(VENV) $(TRITON_VENV) $(DEMO) triton-repository demo*.png triton.png
