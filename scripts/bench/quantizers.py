@@ -15,7 +15,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ from calibration.reference import prompt_encoder
 from calibration.static.ranges import ALGORITHMS
 from calibration.static.record import calibrate
 from export.demo_model import DEMO_CHECKPOINT
+from export.graph.passes.codes import CODES, INT8
 from export.graph.precision import precision_of
 from export.graph.recipe import recipe_of
 from export.graph.smoothing import ALPHA, Smoothing
@@ -122,7 +125,8 @@ def compare(
         rows[f"fp8, static, {algorithm}"] = ours(checkpoint, held_out, options_of("fp8", table=table))
     rows["fp8"] = ours(checkpoint, held_out, options_of("fp8"))
     rows["fp8, attention fp8 *"] = ours(checkpoint, held_out, options_of("fp8", "fp8"))
-    return rows | smoothed_rows(checkpoint, calibration_prompts, held_out)
+    rows |= smoothed_rows(checkpoint, calibration_prompts, held_out)
+    return rows | other_weights(checkpoint, calibration_prompts, held_out)
 
 
 def smoothed_rows(checkpoint: Checkpoint, calibration_prompts: list[str], held_out: list[Sample]) -> dict[str, Errors]:
@@ -139,6 +143,31 @@ def smoothed_rows(checkpoint: Checkpoint, calibration_prompts: list[str], held_o
             name = f"int8{suffix}" if alpha == ALPHA else f"int8, exponent {alpha}{suffix} (not offered)"
             rows[name] = ours(copy, held_out, options_of("int8", channels=channels, alpha=alpha))
     return rows
+
+
+def other_weights(checkpoint: Checkpoint, calibration_prompts: list[str], held_out: list[Sample]) -> dict[str, Errors]:
+    """int8 with weights that are rounded better than to the nearest code of their row's scale, or not at all."""
+    channels = measure_channels(checkpoint, spread(calibration_prompts, PROMPTS), quiet=True)
+    rows = {}
+    for name, rule in (("clip chosen by error", clipped_rows), ("exact weights", exact_rows)):
+        with patch.dict(CODES, int8=replace(INT8, rows=lambda weight, rule=rule: rule(weight.read()))):
+            rows[f"int8, {name} (not offered)"] = ours(checkpoint, held_out, options_of("int8", channels=channels))
+    return rows
+
+
+def clipped_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row with the scale, of those that clip nothing to a quarter of its largest value, that fits it best."""
+    largest = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+    scales = torch.stack([largest * share / INT8.largest for share in torch.linspace(1, 0.75, 11).tolist()])
+    codes = (weight / scales).round().clamp(-INT8.largest, INT8.largest)
+    best = (codes * scales - weight).square().sum(dim=2).argmin(dim=0)
+    rows = torch.arange(len(weight))
+    return codes[best, rows], scales[best, rows, 0]
+
+
+def exact_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """No rounding: the least error that any choice of codes could come to."""
+    return weight, torch.ones(len(weight))
 
 
 def few_samples(checkpoint: Checkpoint, prompts: list[str], held_out: list[Sample]) -> dict[str, Errors]:
