@@ -15,9 +15,12 @@ from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.codes import CODES, FP8, Form
 from export.graph.passes.float16_range import bound_products
 from export.graph.passes.fp8_attention import quantize_attention
+from export.graph.passes.group_norms import split_group_norms
 from export.graph.passes.join_products import join_products
+from export.graph.passes.norm_ones import shorten_ones
 from export.graph.passes.qdq import activation_scale, quantize_input, quantize_weights
 from export.graph.passes.reversed_keys import reverse_shared_keys
+from export.graph.passes.rotations import rotate_by_operator
 from export.graph.passes.row_scales import scale_after_products
 from export.graph.passes.single_rows import sum_single_rows
 from export.graph.passes.token_scales import quantize_tokens
@@ -105,6 +108,10 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
         sum_single_rows(model)
         allow_decomposition(model, stage, options.decomposed)
         reverse_shared_keys(model)
+    else:
+        shorten_ones(model)
+        rotate_by_operator(model)
+        split_group_norms(model)
     weights.attach(model, sources)
     if options.linked:
         weights.link(model, sources, stitch=options.form == "trt")

@@ -23,6 +23,12 @@ def axis(graph: ir.Graph, number: int) -> ir.Value:
     return integers(graph, f"axis_{number}", [number])
 
 
+def filled(graph: ir.Graph, length: int, number: float) -> ir.Value:
+    """An initializer (length,), float32, of one number; made unless the graph has it."""
+    name = f"{number:g}_{length}_times"
+    return graph.initializers.get(name) or _initializer(graph, name, np.full(length, number, np.float32))
+
+
 def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
     value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
@@ -125,10 +131,10 @@ def _multiplies(product: ir.Node, is_transposed: bool) -> bool:
 
 
 def remove_unread(graph: ir.Graph, node: ir.Node) -> None:
-    """Remove a node whose results nobody reads, and what then nobody reads of a weight's way to it."""
-    inputs = [value for value in node.inputs if value is not None]
+    """Remove a node whose results nobody reads, and what then nobody reads of the nodes in front of it."""
+    producers = {producer for value in node.inputs if value is not None and (producer := value.producer()) is not None}
     graph.remove(node, safe=True)
-    for value in inputs:
-        producer = value.producer()
-        if producer is not None and producer.op_type in ("Transpose", "DequantizeLinear") and not value.uses():
+    for producer in producers:
+        is_read = any(value.uses() or value.is_graph_output() for value in producer.outputs)
+        if not is_read and producer.graph is graph:  # it may be gone already, by another way
             remove_unread(graph, producer)
