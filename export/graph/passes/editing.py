@@ -131,10 +131,16 @@ def _multiplies(product: ir.Node, is_transposed: bool) -> bool:
 
 
 def remove_unread(graph: ir.Graph, node: ir.Node) -> None:
-    """Remove a node whose results nobody reads, and what then nobody reads of the nodes in front of it."""
-    producers = {producer for value in node.inputs if value is not None and (producer := value.producer()) is not None}
+    """Remove a node whose results nobody reads, and what then nobody reads of what was in front of it."""
+    inputs = {value for value in node.inputs if value is not None}
     graph.remove(node, safe=True)
-    for producer in producers:
-        is_read = any(value.uses() or value.is_graph_output() for value in producer.outputs)
-        if not is_read and producer.graph is graph:  # it may be gone already, by another way
+    for value in inputs:
+        producer = value.producer()
+        if value.is_initializer() and not value.uses():
+            del graph.initializers[str(value.name)]
+        elif producer is not None and producer.graph is graph and not _is_read(producer):  # it may be gone already
             remove_unread(graph, producer)
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)

@@ -127,7 +127,6 @@ def _replace(graph: ir.Graph, old: _Product, part: ir.Value) -> None:
     if old.last is not old.matmul:
         graph.remove(old.last, safe=True)
     remove_unread(graph, old.matmul)
-    del graph.initializers[str(old.weight.name)]
 
 
 def _earliest(graph: ir.Graph, products: list[_Product]) -> ir.Node:
