@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +24,7 @@ from model.checkpoint.fingerprint import fingerprint
 from model.checkpoint.hub import model_name
 from model.checkpoint.lora import without_loras
 from runtime.atomic_files import write_whole
-from runtime.bundle.json_fields import DecodeError, decode
+from runtime.bundle.json_fields import DecodeError, decode, parse
 
 KEY = "ideogram4-channels"
 VERSION = 1
@@ -99,9 +98,9 @@ def read_channels(file: Path) -> Channels:
 
 def _decode(file: Path, text: str) -> Measured:
     try:
-        data: Any = json.loads(text)
-    except ValueError as error:
-        raise ChannelsError(f"{file}: {KEY} is not JSON: {error}") from error
+        data = parse(text, f"{file}: {KEY}")
+    except DecodeError as error:
+        raise ChannelsError(str(error)) from error
     version = data.pop("version", None) if isinstance(data, dict) else None
     if version != VERSION or type(version) is not int:
         raise ChannelsError(f"{file}: the format version is {version!r}, wanted {VERSION}")

@@ -62,11 +62,15 @@ class Store:
             return self._anew("is damaged", quiet)
         if about.get(_KEY) != self._identity():
             return self._anew("belongs to another calibration", quiet)
+        wanted = [[f"{kind}{i}" for i in range(self.measured.prompts.count)] for kind in (_TEXT, _LATENTS)]
+        if not 1 <= done <= 1 + self.measured.steps or not tensors.keys() >= {
+            name for names in wanted for name in names
+        }:
+            return self._anew("is damaged", quiet)
         if not quiet:
             print(f"continuing after {done} of {1 + self.measured.steps} steps, kept in {self.path}", file=sys.stderr)
         maxima = {name.removeprefix(_MAXIMA): value for name, value in tensors.items() if name.startswith(_MAXIMA)}
-        count = self.measured.prompts.count
-        texts, latents = ([tensors[f"{kind}{i}"].numpy() for i in range(count)] for kind in (_TEXT, _LATENTS))
+        texts, latents = ([tensors[name].numpy() for name in names] for names in wanted)
         return Progressed(done, texts, latents, maxima)
 
     def _anew(self, why: str, quiet: bool) -> None:

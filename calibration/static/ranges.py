@@ -16,7 +16,7 @@ from calibration.origin import Model, Prompts
 from calibration.points import tensor_names
 from model.checkpoint.hub import model_name
 from runtime.atomic_files import write_whole
-from runtime.bundle.json_fields import DecodeError, decode
+from runtime.bundle.json_fields import DecodeError, decode, parse
 
 if TYPE_CHECKING:
     from model.checkpoint.directory import Checkpoint
@@ -94,9 +94,9 @@ class Ranges:
     def from_json(cls, text: str) -> "Ranges":
         """Read the text of ``ranges.json``; RangesError names what is wrong."""
         try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise RangesError(f"not JSON: {error}") from error
+            data = parse(text, "the file")
+        except DecodeError as error:
+            raise RangesError(str(error)) from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise RangesError(f'no "format": "{FORMAT}"; this is not a file of activation ranges')
         version = data.pop("version", None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from model.checkpoint.hub import blob_digests, is_digest
 from model.checkpoint.tensor_files import CheckpointError
 from runtime.bundle.integrity import sha256
+from runtime.errors import shown
 from runtime.progress import Progress
 
 SUMS = "SHA256SUMS"
@@ -26,24 +27,35 @@ def check_recorded(directory: Path, quiet: bool) -> None:
 
 
 def recorded(directory: Path) -> dict[Path, str]:
-    """SHA-256 digests that a checkpoint directory records, by file."""
+    """SHA-256 digests that a checkpoint directory records, by file, in small letters.
+
+    Raises:
+        CheckpointError: a record is not text, or a line of `SUMS` is not a digest and a file name.
+    """
     digests = blob_digests(directory)
     records = directory / _HUB_RECORDS
     for record in sorted(records.rglob("*.metadata")):
-        lines = record.read_text(encoding="utf-8").split()
+        lines = _text(record).split()
         file = directory / record.relative_to(records).with_suffix("")
         if len(lines) > 1 and is_digest(lines[1]) and file.is_file():
             digests[file] = lines[1]
     if (sums := directory / SUMS).is_file():
-        for line in sums.read_text(encoding="utf-8").splitlines():
+        for line in _text(sums).splitlines():
             digest, _, name = line.partition(" ")
             if not is_digest(digest) or not name.strip():
-                raise CheckpointError(f"{sums} has the line {line!r}, wanted a SHA-256 and a file name")
+                raise CheckpointError(f"{sums} has the line {shown(line)}, wanted a SHA-256 and a file name")
             digests[directory / name.strip().removeprefix("*")] = digest
     return digests
 
 
 def verify(digests: dict[Path, str], progress: Callable[[int], object]) -> None:
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not UTF-8 text: {error}") from error
+
+
     """Raise CheckpointError for the first file that is missing or differs; reports the bytes read to `progress`."""
     for file, digest in digests.items():
         if not file.is_file():

@@ -13,7 +13,7 @@ from typing import Any
 from export.engine.kernels import Kernel
 from export.engine.report import EngineReport
 from export.engine.tables import Reports
-from runtime.bundle.json_fields import decode
+from runtime.bundle.json_fields import decode, parse
 
 REPORT, PAGE = "report.json", "report.html"
 _ENGINES, _SHARES = "engines", "shares"
@@ -74,10 +74,7 @@ def _report(value: Any, where: str) -> EngineReport:
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    data = parse(text, where)
     if not isinstance(data, dict):
         raise ValueError(f"{where} is not a JSON object")
     return data

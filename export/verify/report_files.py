@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from export.atomic_directory import check_directory, rename
+from runtime.bundle.json_fields import parse
 
 JSON, HTML = "quality.json", "quality.html"
 FORMAT = "ideogram4-quality"
@@ -21,8 +22,8 @@ def _is_report(directory: Path) -> bool:
     if not directory.is_dir() or {file.name for file in directory.iterdir()} != {JSON, HTML}:
         return False
     try:
-        return json.loads((directory / JSON).read_bytes())["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
+        return parse((directory / JSON).read_bytes(), JSON)["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 

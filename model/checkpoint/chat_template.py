@@ -64,7 +64,15 @@ def render(template: str, prompt: str, tokenizer: Path) -> str:
     messages: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         # A template is a program of the checkpoint's: it can fail in any of these ways.
         raise CheckpointError(f"{tokenizer}: the chat template fails: {error}") from error
 

@@ -12,7 +12,6 @@ with the prefixes ``diffusion_model.`` (AI Toolkit, ComfyUI), ``transformer.`` (
 underscores in place of the module's dots. Modules have the names of the released checkpoint or of diffusers.
 """
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -24,6 +23,7 @@ import torch
 from safetensors import safe_open
 
 from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, StoredTensor, header
+from runtime.bundle.json_fields import DecodeError, parse
 
 _DOTTED = ("diffusion_model.", "transformer.", "conditional_transformer.")
 _FLAT = ("lora_unet_", "lora_transformer_")
@@ -153,9 +153,9 @@ def _metadata(file: Path) -> dict[str, Any]:
     with safe_open(file, framework="pt") as opened:
         text = (opened.metadata() or {}).get(_METADATA, "{}")
     try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise LoraError(f"{file}: its metadata {_METADATA} is not JSON: {error}") from error
+        settings = parse(text, f"{file}: its metadata {_METADATA}")
+    except DecodeError as error:
+        raise LoraError(str(error)) from error
     if not isinstance(settings, dict):
         raise LoraError(f"{file}: its metadata {_METADATA} is {settings!r}, wanted an object")
     settings = {key.removeprefix("transformer."): value for key, value in settings.items()}

@@ -13,7 +13,6 @@ of ``nested_blocksize``. Blocks follow one another through the rows of a weight.
 ``functional.py``, ``QuantState.as_dict``.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, StoredTensor, finite
+from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, Identity, StoredTensor, finite
+from runtime.bundle.json_fields import DecodeError, parse
 
 TYPE = "NF4"
 _STATE = ".quant_state.bitsandbytes__"
@@ -31,6 +31,7 @@ _SUFFIXES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Block sizes that bitsandbytes takes; the released checkpoints have 64."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_LARGEST = torch.finfo(torch.float32).max
 _PIECE = 4 << 20
 """Bytes of codes that are looked up at a time."""
 
@@ -146,8 +147,8 @@ def _factors(
         return parts[".absmax"]
     size = _block_size(name, nested, "nested_blocksize")
     offset: Any = nested.get("nested_offset")
-    if type(offset) not in (int, float) or not math.isfinite(offset):
-        raise CheckpointError(f"{name}: quant_state says nested_offset {offset!r}, wanted a number")
+    if type(offset) not in (int, float) or not abs(offset) <= _LARGEST:  # false for NaN
+        raise CheckpointError(f"{name}: quant_state says nested_offset {offset!r:.60}, wanted a number")
     _check(parts[".absmax"], ("U8",), (count,))
     _check(parts[".nested_quant_map"], FLOAT_TYPES, (256,))
     _check(parts[".nested_absmax"], FLOAT_TYPES, (-(-count // size),))
@@ -158,9 +159,9 @@ def _state(tensor: StoredTensor) -> dict[str, Any]:
     if tensor.dtype != "U8" or len(tensor.shape) != 1:
         raise CheckpointError(f"{tensor.name} is {tensor.dtype}{list(tensor.shape)}, wanted the bytes of a JSON object")
     try:
-        state = json.loads(bytes(tensor.read().tolist()).decode("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{tensor.name} is not JSON: {error}") from error
+        state = parse(bytes(tensor.read().tolist()), tensor.name)
+    except DecodeError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(state, dict) or state.get("quant_type") != "nf4":
         kind = state.get("quant_type") if isinstance(state, dict) else state
         raise CheckpointError(f"{tensor.name} says quant_type {kind!r}, wanted 'nf4'")

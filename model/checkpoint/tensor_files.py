@@ -1,6 +1,5 @@
 """Tensors in safetensors files: one file, or an index with shards. No tensor is read before it is asked for."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from runtime.bundle.json_fields import DecodeError, parse
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 CODE_TYPE = "F8_E4M3"
@@ -25,6 +26,8 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """By the names that safetensors' headers use."""
+Identity = tuple[object, ...]
+"""What tells one value from another without reading it: plain values, and tuples of them."""
 
 
 class CheckpointError(ValueError):
@@ -106,8 +109,8 @@ def header(file: Path) -> dict[str, StoredTensor]:
             pass  # the library checks that the header is sound and that the file is whole
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-    except (SafetensorError, OSError) as error:
+            header = parse(stream.read(size), "its header")
+    except (SafetensorError, OSError, DecodeError) as error:
         raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
     header.pop("__metadata__", None)
     tensors = {}
@@ -127,7 +130,7 @@ def finite(values: Tensor, file: Path, name: str) -> Tensor:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError when the file is missing or holds something else."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except ValueError as error:

@@ -1,5 +1,6 @@
 """JSON values to frozen dataclasses, checked against their annotations. Nothing unknown, missing or mistyped passes."""
 
+import json
 import types
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -7,10 +8,40 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from runtime.errors import shown
 
 Kind = TypeVar("Kind")
+DEEPEST = 100
+"""Levels of arrays and objects inside each other; no file of ours or of the libraries whose files are read has ten."""
 
 
 class DecodeError(ValueError):
     """A JSON value is not of the wanted form; the message has its path, the value, and what was wanted."""
+
+
+def parse(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; DecodeError says why there is none, and names `where` it stands."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise DecodeError(f"{where} is nested too deeply, wanted at most {DEEPEST} levels") from None
+    except ValueError as error:  # bytes that are not UTF-8 among them
+        raise DecodeError(f"{where} is not JSON: {error}") from error
+    _check_depth(value, where)
+    return value
+
+
+def _check_depth(value: Any, where: str) -> None:
+    """What passes can be shown, compared and written again without a `RecursionError`."""
+    level, depth = _inside([[value]]), 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise DecodeError(f"{where} is nested too deeply, wanted at most {DEEPEST} levels")
+        level = _inside(level)
+
+
+def _inside(level: list[Any]) -> list[Any]:
+    """The arrays and objects in those of a level."""
+    items = (item for part in level for item in (part.values() if isinstance(part, dict) else part))
+    return [item for item in items if isinstance(item, dict | list)]
 
 
 def decode(value: Any, kind: type[Kind], root: str) -> Kind:

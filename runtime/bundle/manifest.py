@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from runtime.bundle.json_fields import decode
+from runtime.bundle.json_fields import DecodeError, decode, parse
 from runtime.bundle.preview_spec import PreviewSpec
 from runtime.constants import MANIFEST
 from runtime.errors import BundleError, MissingFileError, RequestError, shown
@@ -250,9 +250,9 @@ class Manifest:
     def from_json(cls, text: str) -> "Manifest":
         """Read the text of ``manifest.json``; BundleError names the key that is wrong."""
         try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+            data = parse(text, MANIFEST)
+        except DecodeError as error:
+            raise BundleError(str(error)) from error
         if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
             raise BundleError(f'{MANIFEST} does not say "format": "{FORMAT}"; this is not a bundle')
         version = data.pop("version", None)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, features
 
+from runtime.bundle.json_fields import parse
 from runtime.console import json_text
 from runtime.errors import RequestError
 
@@ -69,7 +70,7 @@ def png(image: np.ndarray, settings: dict[str, Any] | None) -> bytes:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a file made here; OSError or ValueError when it is not a whole picture, or has none."""
+    """The settings in a file made here; OSError or ValueError when it is no whole picture or has none."""
     try:
         with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
             image.load()
@@ -80,10 +81,7 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a readable picture: {error}") from error
     if text is None:
         raise ValueError(f"{file} holds no settings: it was not made by trt-generate")
-    try:
-        settings = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"the settings in {file} are nested too deeply") from error
+    settings = parse(text, f"the settings text in {file}")
     if not isinstance(settings, dict):
         raise ValueError(f"the settings in {file} are no object")
     return settings

@@ -74,6 +74,7 @@ GOOD = {
     [
         ([1.0], None, "no metadata 'ideogram4-channels'"),
         ([1.0], "{", "is not JSON"),
+        ([1.0], "[" * 100_000, r"\.safetensors: ideogram4-channels is nested too deeply"),
         ([1.0], json.dumps(GOOD | {"version": 2}), "the format version is 2, wanted 1"),
         ([1.0], json.dumps(GOOD | {"more": 1}), "more"),
         ([float("nan")], json.dumps(GOOD), "a.b holds other values than finite float32 magnitudes"),

@@ -4,6 +4,8 @@ import contextlib
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from calibration import streaming
 from calibration.channels import record
@@ -72,12 +74,20 @@ def test_an_interrupted_measurement_continues(channels, checkpoint, tmp_path, mo
     assert seen == [1, 2, 3], "nothing is done twice"
 
 
-@pytest.mark.parametrize("how", ["other steps", "damaged"])
+@pytest.mark.parametrize("how", ["other steps", "damaged", "incomplete", "too far"])
 def test_a_state_that_does_not_fit_is_not_continued(channels, checkpoint, tmp_path, capsys, how):
     state = tmp_path / "state"
-    measure_channels(checkpoint, PROMPTS, **(HOW | {"steps": 1}), state=state)
+    measure_channels(checkpoint, PROMPTS, **(HOW | {"steps": 1} if how == "other steps" else HOW), state=state)
     if how == "damaged":
         state.write_bytes(state.read_bytes()[:100])
+    elif how != "other steps":
+        with safe_open(state, "pt") as stored:
+            tensors, about = {name: stored.get_tensor(name) for name in stored.offset_keys()}, stored.metadata()
+        if how == "incomplete":
+            del tensors["latents.0"]
+        else:
+            about["done"] = "99"
+        save_file(tensors, state, about)
     found = measure_channels(checkpoint, PROMPTS, **(HOW | {"quiet": False}), state=state)
     assert found.digest() == channels.digest()
     message = "belongs to another calibration" if how == "other steps" else "is damaged"

@@ -111,6 +111,7 @@ def refused(tmp_path, text, message):
     [
         ("", "not JSON"),
         (TEXT[:-20], "not JSON"),
+        ("[" * 100_000, "the file is nested too deeply"),
         (b"\xff\xfe{}", "not UTF-8 text"),
         ("[]", 'no "format": "ideogram4-ranges"'),
         ("{}", 'no "format": "ideogram4-ranges"'),

@@ -251,6 +251,7 @@ def test_reports_and_lists_come_back_from_json():
     ("text", "message"),
     [
         ("{", "report.json is not JSON"),
+        ("[" * 100_000, "report.json is nested too deeply"),
         ("[]", "report.json is not a JSON object"),
         ('{"engines": []}', "report.json: engines is not an object of objects"),
         ('{"engines": {"a": {"dit_cond": {"kernels": 1}}}}', "report.json: a: dit_cond: it lacks the key 'build'"),

@@ -70,6 +70,9 @@ def test_overwriting_takes_only_what_the_command_made(verified, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / HTML).write_text("mine")
     (tmp_path / "other" / JSON).write_text('{"format": "another"}')
-    for name in ("report", "empty", "file", "other"):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / HTML).write_text("mine")
+    (tmp_path / "deep" / JSON).write_text("[" * 100_000)
+    for name in ("report", "empty", "file", "other", "deep"):
         with pytest.raises(FileExistsError, match="is not a report; it is not overwritten"):
             check_output(tmp_path / name, overwrite=True)

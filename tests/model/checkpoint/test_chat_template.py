@@ -71,6 +71,7 @@ def test_places_of_the_template(tmp_path, name):
         ("{{ 1 / 0 }}", "the chat template fails: division by zero"),
         ("{{ messages + 1 }}", "the chat template fails: can only concatenate list"),
         ("{{ messages.__class__.__mro__ }}", "the chat template fails"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "the chat template fails: maximum recursion depth"),
     ],
 )
 def test_templates_that_are_refused(tmp_path, template, message):

@@ -85,7 +85,11 @@ def test_float8_rows_are_made_from_the_values(peer):
 
 def edited(tensors, **changes):
     state = json.loads(bytes(tensors[STATE].tolist())) | changes
-    return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    return in_bytes(json.dumps(state).encode())
+
+
+def in_bytes(content):
+    return torch.tensor(list(content), dtype=torch.uint8)
 
 
 def renamed(tensors):
@@ -108,8 +112,11 @@ def renamed(tensors):
         (False, lambda t: t.update({STATE: edited(t, dtype="int8")}), "says dtype 'int8', wanted one of float32"),
         (True, lambda t: t.update({STATE: edited(t, nested_blocksize=0)}), "says nested_blocksize 0, wanted one of"),
         (True, lambda t: t.update({STATE: edited(t, nested_offset=None)}), "says nested_offset None, wanted a number"),
+        (True, lambda t: t.update({STATE: edited(t, nested_offset=10**400)}), "says nested_offset 1000"),
         (True, lambda t: t.update({f"{NAME}.absmax": torch.ones(16)}), "absmax is F32[16], wanted U8[16]"),
         (False, lambda t: t.update({STATE: t[STATE][:-4].clone()}), f"{STATE} is not JSON"),
+        (False, lambda t: t.update({STATE: in_bytes(b"[" * 100_000)}), f"{STATE} is nested too deeply"),
+        (False, lambda t: t.update({STATE: in_bytes(b'{"a": "\xff"}')}), f"{STATE} is not JSON: 'utf-8' codec"),
         (False, lambda t: t.update({STATE: torch.ones(3)}), f"{STATE} is F32[3], wanted the bytes of a JSON object"),
         (False, lambda t: t.update({f"{NAME}.quant_map": torch.ones(8)}), "quant_map is F32[8], wanted F32 or F16 or"),
     ],

@@ -191,6 +191,13 @@ def test_defects(change, message):
         Manifest.from_json(edited(change))
 
 
+def test_nested_too_deeply():
+    """Whatever Python's own limit is: an error of the bundle, not of the interpreter."""
+    for text in ("[" * 100_000, '{"format": ' + "[" * 200 + "]" * 200 + "}"):
+        with pytest.raises(BundleError, match=r"manifest.json is nested too deeply"):
+            Manifest.from_json(text)
+
+
 def test_not_json():
     with pytest.raises(BundleError, match=r"manifest.json is not JSON"):
         Manifest.from_json(MANIFEST.to_json()[:-30])

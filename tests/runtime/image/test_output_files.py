@@ -76,5 +76,5 @@ def test_settings_of_a_stranger_are_refused(tmp_path, text):
     file, info = tmp_path / "a.png", PngImagePlugin.PngInfo()
     info.add_itxt(TEXT_KEY, text)
     Image.fromarray(PICTURE).save(file, pnginfo=info)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f"{file}"):
         read_settings(file)
