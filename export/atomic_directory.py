@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ def check_directory(output: Path, overwrite: bool, what: str, replaceable: Calla
         raise FileExistsError(f"the output {output} exists and is not a {what}; it is not overwritten")
 
 
+def unfinished_name(output: Path) -> Path:
+    """The hidden directory that `output` is made in."""
+    return output.absolute().with_name(f".{output.absolute().name}.partial")
+
+
 @contextlib.contextmanager
 def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it, or
@@ -46,7 +52,7 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
             "this command needs Linux (or WSL 2 on Windows), whose locks keep two builds apart; what it makes runs "
             "anywhere, and trt-generate needs no Linux"
         ) from error
-    partial = output.absolute().with_name(f".{output.absolute().name}.partial")
+    partial = unfinished_name(output)
     lock = partial.with_suffix(".lock")
     try:
         handle = lock.open("w")
@@ -86,6 +92,36 @@ def link_or_copy(file: Path, name: Path) -> None:
     except BaseException:  # Ctrl-C included. What a kill leaves is overwritten by the next try.
         copy.unlink(missing_ok=True)
         raise
+
+
+def why_not_linked(file: Path, folder: Path) -> str:
+    """Why a file can have no second name in a folder that can be written to, by trying; empty if it can."""
+    probe = folder / f".{secrets.token_hex(8)}"
+    try:
+        os.link(file, probe)
+    except OSError as error:
+        return error.strerror or str(error)
+    probe.unlink()
+    return ""
+
+
+def check_apart(output: Path, source: Path, what: str, inside: bool = False) -> None:
+    """Raise ValueError if a directory that is written is the one that it is made from, or lies inside or around it.
+
+    Args:
+        output: to be written.
+        source: that is read.
+        what: `source` is, for the message.
+        inside: let it lie inside.
+    """
+    written, read = output.resolve(), source.resolve()
+    where = {
+        "is": written == read,
+        "lies around": written in read.parents,
+        "lies inside": read in written.parents and not inside,
+    }
+    for how in (how for how, wrong in where.items() if wrong):
+        raise ValueError(f"the output {output} {how} {what} {source}, which is only read; choose another --output")
 
 
 def file_spec(file: Path) -> FileSpec:

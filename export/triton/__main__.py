@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from export.atomic_directory import check_directory, rename, unfinished
+from export.atomic_directory import check_apart, check_directory, rename, unfinished
 from export.triton.arguments import build_parser
 from export.triton.config import ModelConfig
 from export.triton.readme import TITLE, readme_text
@@ -46,9 +46,11 @@ def generate(
     Raises:
         FileExistsError: `output` exists and may not be replaced.
         FileNotFoundError: there is no bundle.
-        ValueError: an option is out of range, or the bundle is damaged.
+        ValueError: an option is out of range, `output` is the bundle or lies inside or around it, or the bundle is
+            damaged.
         OSError: the disk is too small or cannot be written. Nothing is left behind in any of these cases.
     """
+    check_apart(output, bundle, "the bundle")
     check_directory(output, overwrite, "model repository", lambda: _made_here(output))
     model = replace(model or ModelConfig(), bundle=bundle_path or "")
     _check(model, bundle_path)

@@ -23,7 +23,7 @@ from calibration.lora_options import add_lora_options
 from calibration.plans import make_plans
 from calibration.prompts import DEFAULT_PROMPTS, read_prompts
 from calibration.reference import DEVICES, check_device, prompt_encoder
-from export.atomic_directory import unfinished
+from export.atomic_directory import check_apart, unfinished
 from export.graph.records import graph_record
 from export.verify.quality import check_size
 from export.verify.quality_page import html_page
@@ -117,9 +117,12 @@ def verify(
         BundleError: a bundle is damaged, or of another checkpoint.
         CheckpointError: the checkpoint cannot be read.
         LoraError: an adapter cannot be read or is of another model.
-        ValueError: an option is out of range, or a prompt is empty or too long.
+        ValueError: an option is out of range, `output` and a bundle lie inside each other, or a prompt is empty or too
+            long.
         RuntimeError: a bundle cannot run here, or gives NaN. Nothing is left behind in any of these cases.
     """
+    for bundle in bundles:
+        check_apart(output, bundle, "the bundle")
     check_output(output, overwrite)
     check_device(device)
     manifests = _manifests(bundles)

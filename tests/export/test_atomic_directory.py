@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.atomic_directory import check_output, link_or_copy, rename, unfinished
+from export.atomic_directory import check_apart, check_output, link_or_copy, rename, unfinished, why_not_linked
 
 
 def test_overwrite_takes_bundles_and_empty_directories(tmp_path):
@@ -69,6 +69,47 @@ def test_a_copy_stands_in_for_a_link(other_disk):
     file, name = other_disk
     link_or_copy(file, name)
     assert name.read_bytes() == file.read_bytes() and [one.name for one in name.parent.iterdir()] == ["name"]
+
+
+def test_whether_a_file_can_be_linked_is_tried(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    assert why_not_linked(tmp_path / "file", tmp_path) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").stat().st_nlink == 1
+
+
+def test_why_a_file_cannot_be_linked(other_disk):
+    file, name = other_disk
+    assert why_not_linked(file, name.parent) == "Invalid cross-device link" and list(name.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "inside", "how"),
+    [
+        ("a/b", False, "is"),
+        ("a/b", True, "is"),
+        ("a/./c/../b", False, "is"),
+        ("link", False, "is"),
+        ("a", False, "lies around"),
+        ("a", True, "lies around"),
+        ("", True, "lies around"),
+        ("a/b/c", False, "lies inside"),
+        ("link/c/d", False, "lies inside"),
+        ("a/b/c", True, None),
+        ("a/bc", False, None),
+        ("a/c", False, None),
+        ("b", False, None),
+    ],
+)
+def test_what_is_read_and_what_is_written(tmp_path, output, inside, how):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    if how is None:
+        check_apart(tmp_path / output, tmp_path / "a" / "b", "it", inside)
+        return
+    with pytest.raises(
+        ValueError, match=f"the output {tmp_path / output} {how} it {tmp_path / 'a' / 'b'}, which is only"
+    ):
+        check_apart(tmp_path / output, tmp_path / "a" / "b", "it", inside)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

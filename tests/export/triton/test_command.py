@@ -14,6 +14,7 @@ from support.processes import ROOT
 
 from export.triton.__main__ import main
 from export.triton.warmup import warmup_inputs
+from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import read_manifest
 from serving.tensors import INPUTS, PICTURE_OUTPUTS, PROGRESS_OUTPUTS
 
@@ -192,6 +193,30 @@ def test_refused_options(demo_bundle, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.startswith("export.triton: error: ") and message in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", [".", "models", "onnx/models", "../bundle/models", "link/models", "link"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--bundle-path", "/b", "--overwrite")])
+def test_the_bundle_is_never_written_to(demo_bundle, tmp_path, capsys, monkeypatch, output, more):
+    """Neither where it is called so, nor through a link to it."""
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
+    monkeypatch.chdir(bundle)
+    (tmp_path / "link").symlink_to(bundle)
+    before = sorted(tmp_path.rglob("*"))
+    assert run(bundle, output.replace("link", str(tmp_path / "link")), *more) == 1
+    where = "is" if output in (".", "link") else "lies inside"
+    assert f" {where} the bundle {bundle}, which is only read; choose another --output" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_repository_around_the_bundle_is_not_replaced(demo_bundle, tmp_path, capsys):
+    """Its removal would take the bundle along, which with --bundle-path is not even copied."""
+    models = tmp_path / "models"
+    assert run(demo_bundle, models) == 0
+    bundle = models / "ideogram4" / "1" / "bundle"
+    assert run(bundle, models, "--bundle-path", "/b", "--overwrite") == 1
+    assert f"the output {models} lies around the bundle {bundle}, which is only read" in capsys.readouterr().err
+    check_files(bundle, read_manifest(bundle).files)
 
 
 def test_bundles_that_are_not_right(demo_bundle, tmp_path, capsys):

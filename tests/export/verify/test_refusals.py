@@ -53,6 +53,13 @@ def test_prompts_and_prompt_exclude_each_other(demo_bundle, tmp_path, capsys):
     assert stopped.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
 
 
+def test_no_report_into_a_bundle(demo_bundle, tmp_path, capsys):
+    bundle = shutil.copytree(demo_bundle, tmp_path / "bundle")
+    message = "lies inside the bundle"
+    refused(capsys, tmp_path, message, demo_bundle, bundle, "--output", bundle / "report")
+    refused(capsys, tmp_path, message, bundle, "--output", bundle / "onnx" / "report", "--overwrite")
+
+
 def test_bundles_that_are_not_there(demo_bundle, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     refused(capsys, tmp_path, "there is no bundle directory", demo_bundle, tmp_path / "none")
