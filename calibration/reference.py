@@ -14,12 +14,16 @@ from torch import nn
 from calibration.streaming import loaded
 from model.checkpoint.description import describe, prompt_spec, tokenizer_file
 from model.checkpoint.directory import Checkpoint
+from model.checkpoint.tensor_files import CheckpointError
 from runtime.bundle.manifest import GraphSpec, Manifest
+from runtime.errors import BundleError, RequestError
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.prompt.tokens import PromptEncoder
 
 DEVICES = ("cpu", "cuda")
+_PROBE = "a small green square"
+"""A prompt that every tokenizer must have tokens for."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,26 @@ def manifest_of(checkpoint: Checkpoint) -> Manifest:
 
 
 def prompt_encoder(checkpoint: Checkpoint) -> PromptEncoder:
-    """The checkpoint's tokenizer and chat template."""
-    return PromptEncoder(tokenizer_file(checkpoint), prompt_spec(checkpoint))
+    """The checkpoint's tokenizer and chat template.
+
+    Raises:
+        CheckpointError: one of them is missing or cannot be read, or the tokens are not those of the text encoder.
+    """
+    file = tokenizer_file(checkpoint)
+    try:
+        spec = prompt_spec(checkpoint)
+        encoder = PromptEncoder(file, spec)
+        own = encoder.encode(_PROBE).size - len(encoder.tokenizer.encode(spec.prefix + spec.suffix))
+    except BundleError as error:  # which names the file
+        raise CheckpointError(str(error)) from error
+    except RequestError as error:
+        raise CheckpointError(f"{file}: with the chat template, {error}") from error
+    last, size = max(encoder.tokenizer.get_vocab().values(), default=-1), checkpoint.text_encoder.vocab_size
+    if last >= size:
+        raise CheckpointError(f"{file} has the token {last}, wanted tokens below {size}, the text encoder's vocab_size")
+    if own < 1:
+        raise CheckpointError(f"{file} has no tokens for {_PROBE!r} beside those of the chat template")
+    return encoder
 
 
 def check_device(device: str) -> None:

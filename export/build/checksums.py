@@ -42,13 +42,13 @@ def recorded(directory: Path) -> dict[Path, str]:
     if (sums := directory / SUMS).is_file():
         for line in _text(sums).splitlines():
             digest, _, name = line.partition(" ")
+            digest = digest.lower()  # some tools write capitals
             if not is_digest(digest) or not name.strip():
                 raise CheckpointError(f"{sums} has the line {shown(line)}, wanted a SHA-256 and a file name")
             digests[directory / name.strip().removeprefix("*")] = digest
     return digests
 
 
-def verify(digests: dict[Path, str], progress: Callable[[int], object]) -> None:
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -56,6 +56,7 @@ def _text(file: Path) -> str:
         raise CheckpointError(f"{file} is not UTF-8 text: {error}") from error
 
 
+def verify(digests: dict[Path, str], progress: Callable[[int], object]) -> None:
     """Raise CheckpointError for the first file that is missing or differs; reports the bytes read to `progress`."""
     for file, digest in digests.items():
         if not file.is_file():

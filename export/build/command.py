@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from export.atomic_directory import check_output, publish, unfinished
+from calibration.reference import prompt_encoder
+from export.atomic_directory import check_apart, check_output, publish, unfinished, unfinished_name
 from export.build.arguments import build_parser, read_options
 from export.build.checksums import check_recorded
 from export.build.cost import rounding_cost
@@ -50,6 +51,7 @@ def build(options: BuildOptions) -> Manifest:
     described = describe(checkpoint)
     variants = variants_of(options, checkpoint, described)
     _preflight(variants, checkpoint, output, quiet)
+    prompt_encoder(checkpoint)  # a tokenizer that cannot be read is found here, not on the box
     earlier = Ledger(output) if options.fresh else Ledger.read(output)
     # The directory is made first: one that cannot be written is found before the work starts.
     with unfinished(output, keep=lambda folder: not options.fresh and _is_resumable(folder)) as folder:

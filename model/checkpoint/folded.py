@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.checkpoint.lora_files import LoraError
 from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Derived
 from model.checkpoint.tensor_files import StoredTensor
@@ -51,10 +52,14 @@ class Folded(Derived):
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Codes (out, in) float8_e4m3fn and row scales (out,) float32.
 
+        """The parameter in float32. LoraError if an update makes it infinite, CheckpointError if a file is damaged."""
         Rows that no update changes keep the codes and scales of the base, bit for bit; the others get new ones.
         """
         codes, scales = self.base.quantized()
         changed = torch.zeros(self.shape[0], dtype=torch.bool)
+            if not torch.isfinite(weight[update.rows]).all():
+                name = self.base.stored[0].name if self.base.stored else "a weight"
+                raise LoraError(f"the LoRA {update.lora.name} makes {name} infinite at the scale {update.lora.scale:g}")
         for update in self.updates:
             changed[update.rows] |= update.up.read().bool().any(dim=1)
         new_codes, new_scales = quantize_rows(self.read()[changed])

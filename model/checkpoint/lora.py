@@ -6,7 +6,6 @@ transformer and go into that one only, unless another target is asked for: folde
 (mflux).
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.folded import Folded, Update
 from model.checkpoint.hub import written_name
-from model.checkpoint.lora_files import LoraError, read_lora
+from model.checkpoint.lora_files import LoraError, is_factor, read_lora
 from model.checkpoint.matching import SPLIT
 from model.layers import Linear
 from runtime.bundle.integrity import sha256
@@ -57,7 +56,7 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
 
     Raises:
         FileNotFoundError: there is no such file.
-        LoraError: a scale is 0 or not a number, a file is given twice, or a file is one that
+        LoraError: a scale is 0 or infinite in float32, or not a number; a file is given twice, or a file is one that
             `model.checkpoint.lora_files.read_lora` refuses.
         ValueError: the target is unknown, is missing from the checkpoint, or is given without adapters.
     """
@@ -109,7 +108,7 @@ def parse_lora(text: str) -> tuple[Path, float]:
     """File and scale of ``FILE`` or ``FILE:SCALE``; `text` as a whole is the file if there is one of that name.
 
     Raises:
-        LoraError: the scale is 0 or not a finite number.
+        LoraError: the scale is 0 or infinite in float32, or not a number.
         FileNotFoundError: there is no such file.
     """
     name, colon, number = text.rpartition(":")
@@ -119,8 +118,8 @@ def parse_lora(text: str) -> tuple[Path, float]:
         scale = float(number)
     except ValueError:
         raise LoraError(f"the LoRA {text} has the scale {number!r}, wanted a number, such as {name}:0.8") from None
-    if not math.isfinite(scale) or scale == 0:
-        raise LoraError(f"the LoRA {text} has the scale {number}, wanted a finite number other than 0")
+    if not is_factor(scale):
+        raise LoraError(f"the LoRA {text} has the scale {number}, wanted a finite number other than 0 in float32")
     if not Path(name).is_file():
         raise FileNotFoundError(f"there is no LoRA file {name}")
     return Path(name), scale
@@ -146,6 +145,12 @@ def _names(module: str, part: nn.Linear) -> dict[str, _Slot]:
         for name, place in SPLIT.items():
             slots[f"{layer}.{name}"] = _Slot(parameter, range(place * third, (place + 1) * third), columns)
     elif found and point == "o":
+    for module, matrix in adapted.items():
+        if matrix.factor and not is_factor(spec.scale * matrix.factor):
+            raise LoraError(
+                f"{file}: the update of {module} is multiplied by {spec.scale * matrix.factor:g}, its scale "
+                f"{spec.scale:g} times alpha / rank {matrix.factor:g}; wanted a finite number other than 0 in float32"
+            )
         slots[f"{layer}.attention.to_out.0"] = slots[module]
     return slots
 

@@ -32,6 +32,12 @@ _NAME = re.compile(rf"(?P<module>.+)\.(?P<role>{'|'.join(_ROLES)})(\.default)?(\
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configuration, as JSON with keys such as ``transformer.lora_alpha``."""
 _LISTED = 4
+_SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+
+def is_factor(number: float) -> bool:
+    """Whether a number is one in float32 too, in which updates are added: neither infinite nor lost."""
+    return _SMALLEST <= abs(number) <= _LARGEST
 
 
 class LoraError(ValueError):
@@ -170,13 +176,24 @@ def _factor(file: Path, found: _Parts, settings: Mapping[str, Any]) -> float:
     if "alpha" in found.tensors:
         return float(found.tensors["alpha"].read().item()) / rank
     alpha = settings.get("lora_alpha", rank)
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", found.spelling):  # as PEFT matches them
+    for pattern, value in _patterns(file, settings).items():
+        if pattern.fullmatch(found.spelling):
             alpha = value
             break
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise LoraError(f"{file}: its metadata says lora_alpha {alpha!r}, wanted a number")
+    if type(alpha) not in (int, float) or not abs(alpha) <= _LARGEST:  # false for NaN
+        raise LoraError(f"{file}: its metadata says lora_alpha {alpha!r:.60}, wanted a number")
     return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+
+
+def _patterns(file: Path, settings: Mapping[str, Any]) -> dict[re.Pattern[str], Any]:
+    """The alphas of some modules, by what PEFT matches with the modules' names."""
+    given = settings.get("alpha_pattern") or {}
+    try:
+        return {re.compile(rf"(.*\.)?({pattern})"): value for pattern, value in given.items()}
+    except (AttributeError, re.error) as error:
+        raise LoraError(
+            f"{file}: its metadata says alpha_pattern {given!r:.60}, wanted patterns and numbers"
+        ) from error
 
 
 def _some(names: Collection[str]) -> str:

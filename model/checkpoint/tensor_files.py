@@ -81,8 +81,8 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
     """All tensors of ``stem.safetensors``, or of the shards in ``stem.safetensors.index.json``.
 
     Raises:
-        CheckpointError: a file is missing, truncated or not safetensors, or the index names a tensor that its shard
-            does not hold.
+        CheckpointError: a file is missing, truncated or not safetensors, or the index names a file elsewhere, or a
+            tensor that its shard does not hold.
     """
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file():
@@ -99,6 +99,8 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
         tensors |= header(folder / shard)
     if absent := sorted(name for name, shard in shards.items() if name not in tensors):
         raise CheckpointError(f"{index} names {absent[0]} (and {len(absent) - 1} more), which no shard holds")
+        if shard in ("", "..") or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names the shard {shard!r}, wanted the name of a file beside it")
     return tensors
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -226,6 +227,41 @@ def test_index_that_names_more_than_the_shards_hold(checkpoint):
     data["weight_map"]["layers.7.lost"] = next(iter(data["weight_map"].values()))
     index.write_text(json.dumps(data))
     refused(directory, "names layers.7.lost (and 0 more), which no shard holds")
+
+
+@pytest.mark.parametrize("where", ["../transformer/{}", "{absolute}", "nested/{}", "..", ".", ""])
+def test_shards_elsewhere(checkpoint, where):
+    """An index names files beside it; what it could name elsewhere is none of the checkpoint's, even if it is sound."""
+    directory = checkpoint("diffusers-shards")
+    index = directory / "transformer/diffusion_pytorch_model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    first = data["weight_map"]["input_proj.weight"]
+    (index.parent / "nested").mkdir()
+    shutil.copyfile(index.parent / first, index.parent / "nested" / first)
+    name = where.format(first, absolute=index.parent / first)
+    data["weight_map"] = {tensor: name if shard == first else shard for tensor, shard in data["weight_map"].items()}
+    index.write_text(json.dumps(data))
+    refused(directory, f"{index} names the shard {name!r}, wanted the name of a file beside it")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "is nested too deeply, wanted at most 100 levels"),
+        (b'{"sizes": ' + b"[" * 200 + b"]" * 200 + b"}", "is nested too deeply, wanted at most 100 levels"),
+        (b'{"a": "\xff"}', "is not UTF-8 text: "),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON: Exceeds the limit"),
+    ],
+    ids=["bracket", "deep", "bytes", "digits"],
+)
+@pytest.mark.parametrize(
+    "file",
+    ["model_index.json", "vae/config.json", "transformer/diffusion_pytorch_model.safetensors.index.json"],
+)
+def test_json_that_cannot_be_read(checkpoint, file, content, message):
+    directory = checkpoint("diffusers-shards")
+    (directory / file).write_bytes(content)
+    refused(directory, f"{directory / file} {message}")
 
 
 def test_one_parameter_stored_twice(checkpoint):

@@ -285,6 +285,9 @@ def test_scale_is_behind_the_last_colon(tmp_path):
 )
 def test_scales_that_are_none(tmp_path, scale, message):
     (tmp_path / "a.safetensors").touch()
+        (":1e39", "has the scale 1e39, wanted a finite number other than 0 in float32"),
+        (":-1e39", "has the scale -1e39, wanted a finite number other than 0 in float32"),
+        (":1e-39", "has the scale 1e-39, wanted a finite number other than 0 in float32"),
     with pytest.raises(LoraError, match=message):
         parse_lora(f"{tmp_path}/a.safetensors{scale}")
 
@@ -363,6 +366,11 @@ def test_settings(peer, base, tmp_path, settings, message):
     matrices = peft(random_matrices(base, of_layers(0)), "")
     file = write(tmp_path / "a.safetensors", matrices, settings)
     with pytest.raises(LoraError, match=message):
+        ({"lora_alpha": 10**400}, "says lora_alpha 1000.*, wanted a number"),
+        ({"lora_alpha": 1e39}, r"says lora_alpha 1e\+39, wanted a number"),
+        ({"lora_alpha": 1e-44}, r"of .* is multiplied by 2\.5e-45, its scale 1 times alpha / rank"),
+        ({"alpha_pattern": ["to_q"]}, r"says alpha_pattern \['to_q'\], wanted patterns and numbers"),
+        ({"alpha_pattern": {"(": 1}}, "says alpha_pattern .*, wanted patterns and numbers"),
         with_loras(open_checkpoint(peer("head32", "diffusers")[1]), [str(file)])
 
 
@@ -372,6 +380,17 @@ def test_no_unconditional_transformer(peer, base, tmp_path):
     file = write(tmp_path / "a.safetensors", peft(random_matrices(base, of_layers(0)), ""))
     checkpoint = open_checkpoint(directory)
     assert touching(with_loras(checkpoint, [str(file)]), "dit_cond")
+def test_a_scale_that_makes_a_weight_infinite(peer, base, tmp_path):
+    """Each of them is a number: the matrices' values, the scale, and their products with it."""
+    matrices = {name: (down * 1e10, up * 1e10) for name, (down, up) in random_matrices(base, of_layers(0)).items()}
+    file = write(tmp_path / "a.safetensors", peft(matrices, ""))
+    sources = with_loras(open_checkpoint(peer("head32", "diffusers")[1]), [f"{file}:1e20"]).sources["dit_cond"]
+    weight = sources["layers.0.attention.o.weight"]
+    for read in (weight.read, weight.quantized):
+        with pytest.raises(LoraError, match=r"the LoRA a.safetensors makes .*attention.* infinite at the scale 1e\+20"):
+            read()
+
+
     with pytest.raises(ValueError, match=r"--lora-target is both, but .*distilled has no unconditional transformer"):
         with_loras(checkpoint, [str(file)], "both")
 
