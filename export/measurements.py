@@ -1,5 +1,6 @@
 """What a build must know of a model's activations: channel maxima for int8, ranges for static scales."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,35 +38,41 @@ class Measurements:
         return []
 
 
-def measurements(
-    checkpoint: Checkpoint, types: Precision, file: Path | None, folder: Path, earlier: Path, quiet: bool
-) -> Measurements:
-    """Read the measurements that a precision needs, or make them.
+def known_measurements(
+    checkpoint: Checkpoint, types: Precision, file: Path | None, kept: Sequence[Path] = ()
+) -> Measurements | None:
+    """The measurements that a precision needs, as far as they are there; None where they have to be made.
 
     Args:
         checkpoint: to be quantized.
         types: of the build.
-        file: the user's; None to take or measure what there is.
-        folder: the unfinished bundle, where channel maxima are kept for a build that resumes this one.
-        earlier: the bundle that is replaced, whose channel maxima are taken if they fit.
-        quiet: no progress and no messages.
+        file: the user's; None to take what there is.
+        kept: files of channel maxima that builds have left, the first that fits is taken.
 
     Raises:
-        ChannelsError: the file is damaged, or belongs to another model.
+        ChannelsError: the user's file is damaged, or belongs to another model.
         RangesError: the same, of static ranges.
         ValueError: static ranges are needed, and there is no file for a model other than the demo.
     """
     if types.activations == "static":
-        return Measurements(ranges=activation_ranges(checkpoint, file, quiet))
+        unknown = file is None and is_demo(checkpoint)
+        return None if unknown else Measurements(ranges=activation_ranges(checkpoint, file, quiet=True))
     if types.codes != "int8":
         return Measurements()
     if file is not None:
         channels = read_channels(file)
         check_channels(channels, checkpoint)
         return Measurements(channels=channels)
-    for place in (folder, earlier):
-        if found := _found(place / CHANNELS, checkpoint):
-            return Measurements(channels=found)
+    return next((Measurements(channels=found) for place in kept if (found := _found(place, checkpoint))), None)
+
+
+def measure(checkpoint: Checkpoint, types: Precision, folder: Path, quiet: bool) -> Measurements:
+    """Make the measurements that a precision needs, where `known_measurements` has none.
+
+    `folder` is the unfinished bundle, where channel maxima are kept for a build that resumes this one.
+    """
+    if types.activations == "static":
+        return Measurements(ranges=activation_ranges(checkpoint, None, quiet))
     channels = measure_channels(checkpoint, calibration_prompts(checkpoint), state=folder / STATE, quiet=quiet)
     write_channels(channels, folder / CHANNELS)
     (folder / STATE).unlink(missing_ok=True)

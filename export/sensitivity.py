@@ -20,7 +20,7 @@ from export.graph.precision import ACTIVATIONS, QUANTIZED, precision_of
 from export.graph.recipe import recipe_of
 from export.graph.smoothing import Smoothing
 from export.graph.stage import StageOptions
-from export.measurements import Measurements, calibration_prompts, measurements
+from export.measurements import Measurements, calibration_prompts, known_measurements, measure
 from export.rounding.compare import StageError, compare_stages
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
@@ -59,8 +59,9 @@ def run(args: argparse.Namespace) -> None:
     check_outputs([args.output], args.overwrite)
     directory = checkpoint_directory(args.checkpoint, args.revision, args.quiet)
     checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
-    with tempfile.TemporaryDirectory() as folder:
-        known = measurements(checkpoint, types, args.calibration, Path(folder), Path(folder), args.quiet)
+    if (known := known_measurements(checkpoint, types, args.calibration)) is None:
+        with tempfile.TemporaryDirectory() as folder:
+            known = measure(checkpoint, types, Path(folder), args.quiet)
     options = StageOptions(types, recipe_of(types, args.attention), _ranges(known), smoothing=_smoothing(known))
     prompt = args.prompt or calibration_prompts(checkpoint)[0]
     errors = compare_stages(checkpoint, options, prompt, args.quiet, by_point=True)

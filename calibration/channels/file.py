@@ -59,10 +59,15 @@ class Channels:
 
     def digest(self) -> str:
         """Hexadecimal digits that differ for other maxima."""
-        digest = hashlib.sha256()
-        for name in sorted(self.maxima):
-            digest.update(name.encode() + self.maxima[name].contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return maxima_digest(self.maxima)
+
+
+def maxima_digest(maxima: Mapping[str, Tensor]) -> str:
+    """Hexadecimal digits that differ for other maxima."""
+    digest = hashlib.sha256()
+    for name in sorted(maxima):
+        digest.update(name.encode() + maxima[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_channels(channels: Channels, file: Path) -> None:

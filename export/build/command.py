@@ -11,15 +11,17 @@ from export.atomic_directory import check_apart, check_output, publish, unfinish
 from export.build.arguments import build_parser, read_options
 from export.build.checksums import check_recorded
 from export.build.cost import rounding_cost
-from export.build.ledger import LEDGER, Ledger
+from export.build.finished.ledger import LEDGER, Ledger
+from export.build.finished.stock import Stock
 from export.build.manifest import complete, files_of, remove_others
 from export.build.options import BuildOptions
-from export.build.preflight import check_needs, together
+from export.build.preflight import Needs, check_needs, needs_of_build
 from export.build.preview_fit import fit_preview
 from export.build.report import write_report
 from export.build.running import run_jobs
-from export.build.variant import Variant, variants_of
-from export.measurements import Measurements, is_resumable, measurements
+from export.build.variant import variants_of
+from export.engine.files import REPORT
+from export.measurements import CHANNELS, STATE, Measurements, is_resumable, known_measurements, measure
 from model.checkpoint.description import TOKENIZER, describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
@@ -35,7 +37,7 @@ def build(options: BuildOptions) -> Manifest:
 
     Raises:
         FileExistsError: the output exists and may not be replaced.
-        ValueError: options do not go with the model.
+        ValueError: options do not go with the model, or the output lies around the checkpoint.
         CheckpointError: the checkpoint cannot be read.
         LoraError: an adapter cannot be read or is of another model.
         ChannelsError: the calibration file is damaged or belongs to another model.
@@ -49,26 +51,29 @@ def build(options: BuildOptions) -> Manifest:
     check_output(output, options.overwrite)
     checkpoint = _open(options)
     described = describe(checkpoint)
-    variants = variants_of(options, checkpoint, described)
-    _preflight(variants, checkpoint, output, quiet)
     prompt_encoder(checkpoint)  # a tokenizer that cannot be read is found here, not on the box
-    earlier = Ledger(output) if options.fresh else Ledger.read(output)
+    variants = variants_of(options, checkpoint, described)
+    if not options.fresh and (problem := Ledger.read(unfinished_name(output)).problem):
+        print(f"warning: {problem}", file=sys.stderr)
     # The directory is made first: one that cannot be written is found before the work starts.
     with unfinished(output, keep=lambda folder: not options.fresh and _is_resumable(folder)) as folder:
+        stock = Stock(folder, output, (CHANNELS, STATE, REPORT), options.fresh, quiet)
+        known = known_measurements(checkpoint, variants[0].types, options.calibration, stock.files(CHANNELS))
+        _check_needs(needs_of_build(variants, checkpoint, known or Measurements(), stock), output, quiet)
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
-        before = Path() if options.fresh else output
-        known = measurements(checkpoint, variants[0].types, options.calibration, folder, before, quiet)
+        known = known or measure(checkpoint, variants[0].types, folder, quiet)
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
-        finished = run_jobs(checkpoint, jobs, folder, earlier, quiet)
+        finished = run_jobs(checkpoint, jobs, stock, quiet)
         others = _write_others(folder, checkpoint, known)
-        cost = rounding_cost(checkpoint, finished, (folder, before), quiet) if options.compare else {}
+        cost = rounding_cost(checkpoint, finished, stock.files(REPORT), quiet) if options.compare else {}
         others += write_report(folder, described.name, checkpoint, variants, finished, cost)
         files = files_of(folder, finished, others)
         described = replace(described, preview=fit_preview(checkpoint))
         manifest = complete(described, options, variants, known, finished, files)
         remove_others(folder, manifest)
         publish(folder, manifest, output)
+        stock.remember()
     if not quiet:
         _say_what_was_written(manifest, output)
     return manifest
@@ -76,12 +81,12 @@ def build(options: BuildOptions) -> Manifest:
 
 def _open(options: BuildOptions) -> Checkpoint:
     directory = checkpoint_directory(options.checkpoint, options.revision, options.quiet)
+    check_apart(options.output, directory, "the checkpoint", inside=True)
     return with_loras(open_checkpoint(directory), options.lora, options.lora_target)
 
 
-def _preflight(variants: Sequence[Variant], checkpoint: Checkpoint, output: Path, quiet: bool) -> None:
+def _check_needs(needs: Needs, output: Path, quiet: bool) -> None:
     """Say what the build needs; OSError or MemoryError where the machine does not have it."""
-    needs = together([variant.needs(checkpoint) for variant in variants])
     if not quiet:
         print(f"{PROGRAM}: {needs}", file=sys.stderr)
     check_needs(needs, output)

@@ -8,38 +8,43 @@ from pathlib import Path
 from typing import Any
 
 from calibration.points import quantized_stages
+from export.build.finished.ledger import Finished
 from export.build.jobs import Job
-from export.build.ledger import Finished
-from export.engine.files import REPORT
 from export.measurements import calibration_prompts
 from export.rounding.compare import BOUND, StageError, compare_stages
+from export.rounding.inputs import token_ids
 from model.checkpoint.directory import Checkpoint
+from runtime.bundle.json_fields import parse
 
 KEY = "rounding"
 """Of the report's part."""
 
 
 def rounding_cost(
-    checkpoint: Checkpoint, finished: Mapping[Job, Finished], places: Sequence[Path], quiet: bool
+    checkpoint: Checkpoint, finished: Mapping[Job, Finished], reports: Sequence[Path], quiet: bool
 ) -> dict[str, Any]:
     """The report's part, with a warning for each stage above the bound; empty if no activations are quantized.
 
     Args:
         checkpoint: of the build.
         finished: jobs of all backends; the first ones' options count.
-        places: bundles, finished or not, whose report may hold the result already.
+        reports: of earlier builds, which may hold the result already.
         quiet: no progress and no messages.
     """
     options = next(iter(finished)).options
     if options.precision.activations == "base":
         return {}
     stages = quantized_stages(checkpoint)
-    keys = sorted(made.key for job, made in finished.items() if job.options is options and job.stage in stages)
-    key = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-    for place in places:
-        if found := _found(place / REPORT, key):
+    prompt = calibration_prompts(checkpoint)[0]
+    # The text goes through the tokenizer, and the picture that the transformers see through the encoder.
+    own = {job.stage: made.key for job, made in finished.items() if job.options is options}
+    keys = [own[stage] for stage in (*stages, "vae_encoder")]
+    tokens = token_ids(checkpoint, prompt)["input_ids"].tolist()
+    key = hashlib.sha256(json.dumps([keys, tokens]).encode()).hexdigest()[:16]
+    for report in reports:
+        if found := _found(report, key):
             return {KEY: found}
-    errors = compare_stages(checkpoint, options, calibration_prompts(checkpoint)[0], quiet)
+    errors = compare_stages(checkpoint, options, prompt, quiet)
     if not quiet:
         for error in errors:
             print(f"{error.stage:24}  {error.error:.1e} off in 8 bits", file=sys.stderr)
@@ -65,7 +70,7 @@ def _plain(error: StageError) -> dict[str, Any]:
 def _found(file: Path, key: str) -> dict[str, Any] | None:
     """The part of an earlier report that was made from the same things."""
     try:
-        part = json.loads(file.read_text(encoding="utf-8"))[KEY]
+        part = parse(file.read_text(encoding="utf-8"), str(file))[KEY]
         return dict(part) if part["key"] == key else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from export.atomic_directory import file_spec
-from export.build.ledger import Finished, key_of
+from export.build.finished.keys import key_of
+from export.build.finished.ledger import GRAPHS, Finished
 from export.engine.plan import EngineOptions, build_engine
-from export.graph.records import configuration, graphs_of, stage_of
+from export.graph.records import configuration, graph_record, graphs_of, stage_of
 from export.graph.stage import StageOptions, export_stage
 from model.checkpoint.directory import Checkpoint
-from model.checkpoint.lora import touching
 from runtime.bundle.manifest import EngineSpec, FileSpec, GraphSpec
 
 _FIRST = ("dit_cond", "dit_uncond")
@@ -31,38 +31,46 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.engine.name if self.engine else 'ort'}/{self.stage}"
+        return f"{self.engine.name if self.engine else GRAPHS}/{self.stage}"
 
     def key(self, checkpoint: Checkpoint) -> str:
         """Of everything that the stage is made from; files count by name, size and time of change."""
+        options, engine = self._touching(checkpoint)
         return key_of(
             {
                 "stage": self.stage,
-                "options": self.options,
-                "engine": self.engine,
-                "engine version": self.engine and self.engine.version,
+                "options": options,
+                "engine": engine,
+                "engine version": engine and engine.version,
                 "configuration": configuration(self.stage, checkpoint),
-                "weights": checkpoint.stamp(stage_of(self.stage)),
-                "loras": [(lora.sha256, lora.scale) for lora in touching(checkpoint, stage_of(self.stage))],
+                "weights": checkpoint.identity(stage_of(self.stage)),
             }
         )
 
     def run(self, checkpoint: Checkpoint, folder: Path, quiet: bool) -> tuple[Finished, dict[str, Path]]:
         """Make the stage's files in `folder`; also the paths that are second names of checkpoint files."""
+        key = self.key(checkpoint)  # of the files as they are before they are read
         report: dict[str, Any] = {}
         linked: dict[Path, Path] = {}
-        if self.engine is None:
-            graph, linked = export_stage(checkpoint, self.stage, self.options, folder, quiet)
+        # Nothing but what is in the key: a stage can then depend on nothing else.
+        options, engine = self._touching(checkpoint)
+        if engine is None:
+            graph, linked = export_stage(checkpoint, self.stage, options, folder, quiet)
             spec = _plain(graph)
             own = [folder / graph.onnx, folder / "onnx" / "weights" / f"{self.stage}.data"]
             files = {file.relative_to(folder).as_posix(): file_spec(file) for file in own if file.exists()}
         else:
-            plan, files, report = build_engine(checkpoint, self.stage, self.options, self.engine, folder, quiet)
+            plan, files, report = build_engine(checkpoint, self.stage, options, engine, folder, quiet)
             spec = _plain(plan)
         second = {name.relative_to(folder).as_posix(): file for name, file in linked.items()}
         # Their hashes are known when the scan of the checkpoint is done.
         files |= {path: FileSpec(file.stat().st_size, "") for path, file in second.items()}
-        return Finished(self.key(checkpoint), spec, report, files), second
+        return Finished(key, spec, report, files), second
+
+    def _touching(self, checkpoint: Checkpoint) -> tuple[StageOptions, EngineOptions | None]:
+        """What of the options touches this graph, so that others leave it as it is."""
+        options = self.options.of_stage(self.stage, checkpoint)
+        return options, self.engine and self.engine.of_graph(graph_record(self.stage, checkpoint).inputs)
 
 
 def _plain(spec: GraphSpec | EngineSpec) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.atomic_directory import file_spec
+from export.build.finished.ledger import Finished
 from export.build.jobs import Job
-from export.build.ledger import Finished
 from export.build.options import BuildOptions
 from export.build.variant import Variant
 from export.graph.smoothing import ALPHA

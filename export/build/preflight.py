@@ -1,31 +1,32 @@
-"""What a build needs, said and checked before it starts."""
+"""What a build needs beside what is finished, said and checked before it starts."""
 
 import shutil
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx_ir as ir
-import torch
-from onnx_ir.tensor_adapters import from_torch_dtype
-
-from export.graph.passes.codes import CODES
-from export.graph.passes.join_products import groups
-from export.graph.precision import Precision, torch_dtype
-from export.graph.recipe import Recipe, quantized_weights
-from export.graph.weights import is_held
+from calibration.channels.work import streaming_bytes
+from export.atomic_directory import why_not_linked
+from export.build.finished.stock import Found, Stock
+from export.build.running import finished_jobs
+from export.build.variant import Variant
+from export.build.weight_sizes import linked_bytes, scratch_bytes, weight_bytes
+from export.graph.records import stage_of
+from export.measurements import Measurements
 from model.checkpoint.directory import Checkpoint
-from model.layers import set_compute_dtype
 from runtime.host_memory import available_memory
 
-_CODE_TYPES = [codes.dtype for codes in CODES.values()]
 _SPARE_BYTES = 64 << 20
 """Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
 _PROCESS_BYTES = 1 << 30
 """Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
 _ENGINE_FACTOR = 1.2
 """Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
-_TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
-"""For the estimate of the time: tracing of all graphs, and what follows, on two cores."""
+_COMPARING = 1.25
+"""Memory of comparing, in multiples of what running block by block takes; measured 4.2 to 3.6 GB at the real size."""
+_START_SECONDS, _TRACE_SECONDS, _BYTES_PER_SECOND = 5, 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
+"""For the estimate of the time: a build with nothing to do, tracing of all graphs, and what follows, on two cores."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Needs:
     """Of one build."""
 
     disk: int
-    """Bytes that the bundle takes."""
+    """Bytes that the bundle takes beside those that are there."""
     scratch: int
     """Bytes beside it for a while."""
     memory: int
@@ -63,55 +64,67 @@ def check_needs(needs: Needs, output: Path) -> None:
         )
 
 
-def weight_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
-    """Bytes of a stage's weights: one for a code and four for each row's scale, else the compute type's."""
-    parameters = _parameters(checkpoint, stage, precision, recipe).values()
-    return sum(_nbytes(shape, dtype) + (4 * shape[0] if dtype in _CODE_TYPES else 0) for shape, dtype in parameters)
+def needs_of_build(variants: Sequence[Variant], checkpoint: Checkpoint, known: Measurements, stock: Stock) -> Needs:
+    """What a build needs; what can be taken from an earlier one needs nothing, and what is in its way becomes room.
 
-
-def scratch_bytes(checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe) -> int:
-    """Bytes of weights that are written for the builder of an engine, since no file holds them as it wants them."""
-    sources, parameters = checkpoint.sources[stage], _parameters(checkpoint, stage, precision, recipe)
-    written = {name for name, (_, dtype) in parameters.items() if not is_held(sources[name].pieces, dtype)}
-    for _, names in groups(sources):
-        parts = [part for name in names for part in sources[name].pieces]
-        if not is_held(parts, parameters[names[0]][1]):
-            written |= set(names)
-    return sum(_nbytes(*parameters[name]) for name in written)
-
-
-def _nbytes(shape: torch.Size, dtype: ir.DataType) -> int:
-    return shape.numel() * int(dtype.itemsize)
-
-
-def _parameters(
-    checkpoint: Checkpoint, stage: str, precision: Precision, recipe: Recipe
-) -> dict[str, tuple[torch.Size, ir.DataType]]:
-    """Shape of each parameter of a stage, and the type that its graph holds it in."""
-    module = set_compute_dtype(checkpoint.module(stage), torch_dtype(precision.stage(stage)))
-    coded: set[str] = set()
-    if precision.codes and not stage.startswith("vae_"):
-        coded = set(quantized_weights(module, stage, checkpoint.sources[stage], recipe, precision.codes))
-    return {
-        name: (p.shape, CODES[precision.codes].dtype if name in coded else from_torch_dtype(p.dtype))  # type: ignore[index]
-        for name, p in module.named_parameters()
-    }
-
-
-def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0) -> Needs:
-    """What the stages with `weights` bytes need for one backend; `linked` weights take no disk.
-
-    `scratch` is the largest of the stages' `scratch_bytes`, for engines.
+    Args:
+        variants: all parts of the bundle.
+        checkpoint: that they are made from.
+        known: as far as it is without measuring. Stages that depend on more count as not finished.
+        stock: of the build.
     """
-    total, largest = sum(weights.values()), max(weights.values(), default=0)
-    engines = backend != "ort"
-    memory = _PROCESS_BYTES + (int(_ENGINE_FACTOR * largest) if engines else 0)
-    return Needs(
-        _SPARE_BYTES + (0 if linked and not engines else total),
-        scratch,
-        memory,
-        _TRACE_SECONDS + total / _BYTES_PER_SECOND[backend],
-    )
+    needs: list[Needs] = []
+    found: dict[str, Found] = {}
+    for variant in variants:
+        jobs = variant.jobs(checkpoint, known)
+        taken = finished_jobs(checkpoint, jobs, stock)
+        left = [job.stage for job in jobs if job.name not in taken]
+        needs.append(needs_of(variant, checkpoint, left, stock.folder))
+        found |= taken
+    total = together(needs)
+    return replace(total, disk=max(0, total.disk + stock.copied_bytes(found) - stock.freed_bytes(found)))
+
+
+def needs_of(variant: Variant, checkpoint: Checkpoint, graphs: Collection[str], folder: Path) -> Needs:
+    """What some graphs of a variant need that are built in `folder`.
+
+    A warning says which files are copied that were to be linked.
+    """
+    stages = [stage for stage in checkpoint.sources if stage in {stage_of(graph) for graph in graphs}]
+    weights = {stage: weight_bytes(checkpoint, stage, variant.types, variant.recipe) for stage in stages}
+    memory, scratch = _PROCESS_BYTES, 0
+    if variant.engine:  # an engine for tiles has its own weights, where a graph finds those of the whole one
+        weights = {graph: weights[stage_of(graph)] for graph in graphs}
+        scratch = max((scratch_bytes(checkpoint, s, variant.types, variant.recipe) for s in stages), default=0)
+        memory += int(_ENGINE_FACTOR * max(weights.values(), default=0))
+    else:
+        weights = {stage: size for stage, size in weights.items() if stage in graphs}
+    if variant.types.activations != "base":
+        # Measuring and comparing run the model block by block, comparing with the hidden states of all blocks.
+        memory = max(memory, int(_COMPARING * streaming_bytes(checkpoint)))
+    total = sum(weights.values())
+    shared = variant.linked and not variant.engine
+    disk = _linked_disk(variant, checkpoint, weights, folder) if shared else total
+    seconds = (_TRACE_SECONDS if graphs else _START_SECONDS) + total / _BYTES_PER_SECOND[variant.backend]
+    return Needs(_SPARE_BYTES + disk, scratch, memory, seconds)
+
+
+def _linked_disk(variant: Variant, checkpoint: Checkpoint, stages: Collection[str], folder: Path) -> int:
+    """Bytes of linked graphs: what no file holds as they want it, and files that can have no second name there."""
+    written, files = 0, dict[Path, int]()
+    for stage in stages:
+        size, held = linked_bytes(checkpoint, stage, variant.types, variant.recipe)
+        written, files = written + size, files | held
+    reasons = {file: why for file in files if (why := why_not_linked(file, folder))}
+    copied = sum(files[file] for file in reasons)
+    if reasons:
+        file, why = next(iter(reasons.items()))
+        print(
+            f"warning: --weights link copies {len(reasons)} of {len(files)} files, {copied / 1e9:.2f} GB, which cannot "
+            f"be linked to from {folder.parent}: {file} ({why})",
+            file=sys.stderr,
+        )
+    return written + copied
 
 
 def together(needs: list[Needs]) -> Needs:

@@ -7,8 +7,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from export.build.finished.ledger import Finished
 from export.build.jobs import Job
-from export.build.ledger import Finished
 from export.build.variant import Variant
 from export.engine.engines_page import engines_page
 from export.engine.files import PAGE, REPORT, engines_from_json

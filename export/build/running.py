@@ -5,24 +5,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from export.build.finished.ledger import Finished
+from export.build.finished.stock import Found, Stock
 from export.build.jobs import Job
-from export.build.ledger import Finished, Ledger
 from export.build.scan import Scan
 from export.graph.records import stage_of
 from model.checkpoint.directory import Checkpoint
 from runtime.bundle.manifest import FileSpec
 
 
-def run_jobs(
-    checkpoint: Checkpoint, jobs: Sequence[Job], folder: Path, earlier: Ledger, quiet: bool
-) -> dict[Job, Finished]:
+def run_jobs(checkpoint: Checkpoint, jobs: Sequence[Job], stock: Stock, quiet: bool) -> dict[Job, Finished]:
     """Do what is left of the jobs. The weights that no job reads itself are read and hashed meanwhile.
 
     Args:
         checkpoint: what the stages are made from.
         jobs: of all backends, in the order in which they are done.
-        folder: the unfinished bundle, with a ledger of what a killed build has finished.
-        earlier: of the bundle that is replaced; the files of its finished stages are linked to.
+        stock: what earlier builds have finished.
         quiet: say nothing.
 
     Raises:
@@ -30,30 +28,34 @@ def run_jobs(
         RuntimeError: a builder refuses a graph, or made another engine than was asked for.
         OSError: the files cannot be written.
     """
-    ledger = Ledger.read(folder)
-    finished = _taken(checkpoint, jobs, ledger, earlier, quiet)
+    finished = _taken(checkpoint, jobs, stock, quiet)
     todo = [job for job in jobs if job not in finished]
     scan = Scan(tensor for job in todo if job.options.linked for tensor in checkpoint.stored(stage_of(job.stage)))
     try:
         for job in todo:
-            finished[job] = _made(job, checkpoint, folder, scan, quiet)
-            ledger.add(job.name, finished[job])
+            finished[job] = _made(job, checkpoint, stock.folder, scan, quiet)
+            stock.add(job.name, finished[job])
         scan.digests()
     finally:
         scan.close()
     return {job: finished[job] for job in jobs}
 
 
-def _taken(
-    checkpoint: Checkpoint, jobs: Sequence[Job], ledger: Ledger, earlier: Ledger, quiet: bool
-) -> dict[Job, Finished]:
-    finished = {}
-    for job in jobs:
-        if found := ledger.take(job.name, job.key(checkpoint), earlier):
-            finished[job] = found
-            if not quiet:
-                print(f"{job.name:24}  unchanged, taken from an earlier build", file=sys.stderr)
-    return finished
+def finished_jobs(checkpoint: Checkpoint, jobs: Sequence[Job], stock: Stock) -> dict[str, Found]:
+    """What earlier builds have finished of the jobs of all or some backends, by the jobs' names."""
+    found = stock.find({job.name: job.key(checkpoint) for job in jobs})
+    # A graph for tiles points into the file of the whole one's weights: where that is written again, so is this.
+    needed = {job.name: replace(job, stage=stage_of(job.stage)).name for job in jobs if job.engine is None}
+    return {name: one for name, one in found.items() if needed.get(name, name) in found}
+
+
+def _taken(checkpoint: Checkpoint, jobs: Sequence[Job], stock: Stock, quiet: bool) -> dict[Job, Finished]:
+    found = finished_jobs(checkpoint, jobs, stock)
+    stock.take(found)
+    if not quiet:
+        for name in found:
+            print(f"{name:24}  unchanged, taken from an earlier build", file=sys.stderr)
+    return {job: found[job.name].finished for job in jobs if job.name in found}
 
 
 def _made(job: Job, checkpoint: Checkpoint, folder: Path, scan: Scan, quiet: bool) -> Finished:

@@ -1,29 +1,23 @@
 """What is built for one backend."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from calibration.channels.work import streaming_bytes
 from calibration.points import layers_of
 from export.build.jobs import Job, jobs_of
 from export.build.options import BuildOptions
-from export.build.preflight import Needs, needs_of, scratch_bytes, weight_bytes
 from export.engine.plan import EngineOptions
 from export.engine.sizes import limits_of, size_ranges
 from export.engine.targets import check_targets
 from export.graph.passes.codes import Form
 from export.graph.precision import Precision
 from export.graph.recipe import Recipe, recipe_of, unmatched
-from export.graph.records import graphs_of, stage_of
 from export.graph.smoothing import Smoothing
 from export.graph.stage import StageOptions
 from export.measurements import Measurements
 from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
 from runtime.bundle.manifest import Manifest, SizeRange
-
-_COMPARING = 1.25
-"""Memory of comparing, in multiples of what running block by block takes; measured 4.2 to 3.6 GB at the real size."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +53,6 @@ class Variant:
             self.types, self.recipe, table, form, self.linked, decomposed=self.decomposed, smoothing=smoothing
         )
         return jobs_of(list(checkpoint.sources), options, self.engine)
-
-    def needs(self, checkpoint: Checkpoint) -> Needs:
-        """Disk, memory and time."""
-        sizes = {stage: weight_bytes(checkpoint, stage, self.types, self.recipe) for stage in checkpoint.sources}
-        scratch = [scratch_bytes(checkpoint, s, self.types, self.recipe) for s in checkpoint.sources if self.engine]
-        if self.engine:  # an engine for tiles has its own weights, where a graph finds those of the whole one
-            sizes |= {graph: sizes[stage_of(graph)] for graph in graphs_of(sizes)}
-        needs = needs_of(self.backend, sizes, self.linked, max(scratch, default=0))
-        if self.types.activations == "base":
-            return needs
-        # Measuring and comparing run the model block by block, comparing with the hidden states of all blocks.
-        return replace(needs, memory=max(needs.memory, int(_COMPARING * streaming_bytes(checkpoint))))
 
 
 def variants_of(options: BuildOptions, checkpoint: Checkpoint, described: Manifest) -> list[Variant]:

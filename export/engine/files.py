@@ -57,7 +57,7 @@ def engines_from_json(text: str, where: str) -> dict[str, dict[str, EngineReport
     if not isinstance(engines, dict) or not all(isinstance(stages, dict) for stages in engines.values()):
         raise ValueError(f"{where}: {_ENGINES} is not an object of objects")
     return {
-        name: {stage: _report(value, f"{where}: {name}: {stage}") for stage, value in stages.items()}
+        name: {stage: report_from_dict(value, f"{where}: {name}: {stage}") for stage, value in stages.items()}
         for name, stages in engines.items()
     }
 
@@ -67,7 +67,8 @@ def _plain(report: EngineReport) -> dict[str, Any]:
     return {**asdict(report), _SHARES: shares}
 
 
-def _report(value: Any, where: str) -> EngineReport:
+def report_from_dict(value: Any, where: str) -> EngineReport:
+    """One engine's report from its JSON value; ValueError says what is wrong with it."""
     if isinstance(value, dict):
         value = {key: item for key, item in value.items() if key != _SHARES}
     return _decode(value, EngineReport, where)

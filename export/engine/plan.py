@@ -3,7 +3,7 @@
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from export.graph.stitched import stitched_tensors
 from export.memory import Peak
 from model.autoencoder import PATCH
 from model.checkpoint.directory import Checkpoint
-from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange
+from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange, TensorSpec
 from runtime.progress import Progress
 from runtime.tensorrt.package import load_package
 
@@ -52,6 +52,10 @@ class EngineOptions:
     def name(self) -> str:
         """Of the set, and of its folder."""
         return "-".join((self.backend, *self.targets))
+
+    def of_graph(self, inputs: Sequence[TensorSpec]) -> "EngineOptions":
+        """What of the options touches the engine of one graph."""
+        return replace(self, sizes=used(inputs, self.sizes))
 
     @property
     def version(self) -> str:

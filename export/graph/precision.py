@@ -1,6 +1,6 @@
 """What a precision means for each stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -33,6 +33,12 @@ class Precision:
         """Type that a stage computes in."""
         # No source reports whether the autoencoder's activations stay within float16, and it is 1 % of the weights.
         return "float32" if stage.startswith("vae_") and self.compute == "float16" else self.compute
+
+    def of_stage(self, stage: str, activations: bool) -> "Precision":
+        """What of it touches one stage, whose `activations` are quantized or not."""
+        if stage.startswith("vae_"):
+            return Precision(self.stage(stage))
+        return self if activations else replace(self, activations="base")
 
     @property
     def timestep(self) -> Literal["float32", "bfloat16"]:

@@ -48,9 +48,21 @@ class Recipe:
         whole = {p.rpartition(".")[0] for p in kept if p.endswith(OPERANDS)}
         return [p for p in points if p not in kept and not (p.endswith(OPERANDS) and p.rpartition(".")[0] in whole)]
 
+    def of_stage(self, stage: str, layers: int) -> "Recipe":
+        """What of it touches one stage with that many blocks; the patterns become the names that they match there."""
+        return Recipe(
+            bool(self.points(stage, layers)),
+            self.attention and stage.startswith("dit_"),
+            tuple(self.kept(_EVERYTHING.points(stage, layers))),
+            self.text and stage == TEXT_ENCODER,
+        )
+
     def kept(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that a pattern keeps in the base type."""
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.keep_base)]
+
+
+_EVERYTHING = Recipe(activations=True, attention=True, text=True)
 
 
 def recipe_of(types: Precision, attention: str = "base", keep_base: tuple[str, ...] = ()) -> Recipe:
@@ -60,8 +72,7 @@ def recipe_of(types: Precision, attention: str = "base", keep_base: tuple[str, .
 
 def unmatched(patterns: Sequence[str], stages: Iterable[str], checkpoint: Checkpoint) -> list[str]:
     """Patterns that match no point of any stage: most likely misspelt."""
-    everything = Recipe(activations=True, attention=True, text=True)
-    points = [point for stage in stages for point in everything.points(stage, layers_of(checkpoint, stage))]
+    points = [point for stage in stages for point in _EVERYTHING.points(stage, layers_of(checkpoint, stage))]
     return [pattern for pattern in patterns if not any(fnmatchcase(point, pattern) for point in points)]
 
 

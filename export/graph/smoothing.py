@@ -12,11 +12,12 @@ smoothed the same way. Its queries share keys and values in groups, and so one f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from calibration.channels.file import maxima_digest
 from calibration.points import TEXT_ENCODER, layers_of, module_prefix
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Scaled, Sources
@@ -42,6 +43,11 @@ class Smoothing:
 
     def __repr__(self) -> str:
         return f"Smoothing({self.digest}, {self.alpha})"
+
+    def of_stage(self, stage: str) -> "Smoothing":
+        """What of it touches one stage; what has been smoothed is shared."""
+        maxima = {name: largest for name, largest in self.maxima.items() if name.startswith(f"{stage}.")}
+        return replace(self, maxima=maxima, digest=maxima_digest(maxima))
 
 
 def smoothed(checkpoint: Checkpoint, stage: str, smoothing: Smoothing) -> Sources:

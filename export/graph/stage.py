@@ -1,7 +1,7 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -54,6 +54,19 @@ class StageOptions:
     """Let TensorRT take attention apart where it has no fused kernel for it."""
     smoothing: Smoothing | None = None
     """Even out the channels of quantized activations first."""
+
+    def of_stage(self, stage: str, checkpoint: Checkpoint) -> "StageOptions":
+        """What of the options touches one graph: the graph is the same with these, and equal ones make it anew."""
+        layers = layers_of(checkpoint, stage)
+        points = self.recipe.points(stage, layers)
+        return replace(
+            self,
+            precision=self.precision.of_stage(stage, bool(points)),
+            recipe=self.recipe.of_stage(stage, layers),
+            ranges={point: self.ranges[point] for point in points if point in self.ranges},
+            decomposed=self.decomposed and self.form == "trt" and not stage.startswith("vae_"),
+            smoothing=self.smoothing.of_stage(stage) if self.smoothing and points else None,
+        )
 
 
 def export_stage(

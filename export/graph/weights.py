@@ -6,7 +6,7 @@ them, they need not be written at all: a *linked* graph points at the safetensor
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from export.graph.stitched import StitchedTensor, can_stitch
 from model.checkpoint.sources import Sources
-from model.checkpoint.tensor_files import StoredTensor
+from model.checkpoint.tensor_files import CODE_TYPE, StoredTensor
 
 _DTYPES = {
     ir.DataType.FLOAT: torch.float32,
@@ -27,8 +27,10 @@ _STORED = {
     "F32": ir.DataType.FLOAT,
     "F16": ir.DataType.FLOAT16,
     "BF16": ir.DataType.BFLOAT16,
-    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+    CODE_TYPE: ir.DataType.FLOAT8E4M3FN,
 }
+_CAST_TABLES = ir.DataType.BFLOAT16, ir.DataType.FLOAT
+"""Types of a stored table and of what a graph makes of its rows."""
 _EMBEDDED_BYTES = 1024
 """Smaller tensors stay inside the .onnx file."""
 WEIGHTS = "weights"
@@ -54,13 +56,10 @@ def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
             if value.dtype is not None and value.shape is not None and is_held(parts, value.dtype):
                 value.const_value = StitchedTensor(parts, value.dtype, value.shape, name)
             continue
-        stored = _stored(name, sources)
-        if stored is None or value.shape != stored.shape:
-            continue
-        dtype = _STORED.get(stored.dtype)
-        if dtype == ir.DataType.BFLOAT16 and value.dtype == ir.DataType.FLOAT and _is_table(value):
-            _cast_rows(model.graph, value)
-        if value.dtype == dtype:
+        stored = _stored(name, sources, model.graph.initializers)
+        if stored is not None and value.shape == stored.shape and is_linked(stored, value.dtype, _is_table(value)):
+            if value.dtype != _STORED[stored.dtype]:
+                _cast_rows(model.graph, value)
             value.const_value = ir.ExternalTensor(
                 stored.file.name,
                 stored.offset,
@@ -70,6 +69,12 @@ def link(model: ir.Model, sources: Sources, stitch: bool = False) -> None:
                 name=name,
                 base_dir=stored.file.parent,
             )
+
+
+def is_linked(stored: StoredTensor, dtype: ir.DataType | None, table: bool) -> bool:
+    """Whether a linked graph takes an initializer from the tensor that holds it; of a `table`, rows are taken."""
+    held = _STORED.get(stored.dtype)
+    return held is not None and (held == dtype or (table and (held, dtype) == _CAST_TABLES))
 
 
 def is_held(parts: Sequence[StoredTensor], dtype: ir.DataType) -> bool:
@@ -98,12 +103,14 @@ def _cast_rows(graph: ir.Graph, table: ir.Value) -> None:
     table.type = ir.TensorType(ir.DataType.BFLOAT16)
 
 
-def _stored(name: str, sources: Sources) -> StoredTensor | None:
+def _stored(name: str, sources: Sources, initializers: Mapping[str, ir.Value]) -> StoredTensor | None:
     """The one stored tensor that is the initializer `name`: a parameter, or the row scales of its codes."""
     if name in sources:
         tensors = sources[name].pieces
-    elif (weight := name.removesuffix("_scale")) in sources:
-        tensors = sources[weight].scales
+    elif (weight := name.removesuffix("_scale")) in sources and weight in initializers:
+        # Codes of another type are made here, and have scales of their own.
+        is_stored = initializers[weight].dtype == _STORED[CODE_TYPE]
+        tensors = sources[weight].scales if is_stored else ()
     else:
         return None
     return tensors[0] if len(tensors) == 1 else None

@@ -24,7 +24,7 @@ from model.checkpoint.config_files import (
 from model.checkpoint.latent_stats import LATENT_SCALE, LATENT_SHIFT
 from model.checkpoint.matching import match
 from model.checkpoint.sources import Known, Sources
-from model.checkpoint.tensor_files import CheckpointError, StoredTensor, stored_tensors
+from model.checkpoint.tensor_files import CheckpointError, Identity, StoredTensor, stored_tensors
 from model.text_encoder import TAPS, TextEncoderConfig, TextStage, rope_frequencies, text_encoder_config
 from model.transformer import Ideogram4Transformer, TransformerConfig, time_frequencies, transformer_config
 from runtime.bundle.manifest import LoraSpec
@@ -67,10 +67,17 @@ class Checkpoint:
         """The stored tensors that a stage is read from."""
         return {tensor for source in self.sources[stage].values() for tensor in source.stored}
 
-    def stamp(self, stage: str) -> list[tuple[str, int, int]]:
-        """Name, size in bytes and modification time in ns of the files that a stage is read from."""
-        files = {tensor.file for tensor in self.stored(stage)}
-        return sorted((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    def identity(self, stage: str) -> Identity:
+        """All that the values of a stage's parameters depend on, stored or derived.
+
+        Files count by name, size in bytes and time of change in ns, adapters by their hashes.
+        """
+        files = {tensor.file: tensor.file.stat() for tensor in self.stored(stage)}
+        stamps = [
+            (file.parent.name, file.name, str(file.resolve()), status.st_size, status.st_mtime_ns)
+            for file, status in files.items()
+        ]
+        return *sorted(stamps), *((name, source.identity) for name, source in sorted(self.sources[stage].items()))
 
     def load(self, stage: str) -> nn.Module:
         """The stage's module in float32 on the CPU, weights loaded."""

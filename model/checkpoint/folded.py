@@ -8,7 +8,7 @@ from torch import Tensor
 from model.checkpoint.lora_files import LoraError
 from model.checkpoint.row_codes import quantize_rows
 from model.checkpoint.sources import Derived
-from model.checkpoint.tensor_files import StoredTensor
+from model.checkpoint.tensor_files import Identity, StoredTensor
 from runtime.bundle.manifest import LoraSpec
 
 
@@ -28,6 +28,11 @@ class Update:
     """The adapter."""
 
     @property
+    def identity(self) -> Identity:
+        """Of what it adds; the adapter's file counts by its hash."""
+        return self.lora.sha256, self.down.name, self.up.name, self.factor, self.first
+
+    @property
     def rows(self) -> slice:
         """Those that it changes."""
         return slice(self.first, self.first + self.up.shape[0])
@@ -42,24 +47,28 @@ class Folded(Derived):
 
     updates: tuple[Update, ...]
 
+    @property
+    def identity(self) -> Identity:
+        return "folded", self.base.identity, *(update.identity for update in self.updates)
+
     def read(self) -> Tensor:
+        """The parameter in float32. LoraError if an update makes it infinite, CheckpointError if a file is damaged."""
         weight = self.base.read().clone()  # its storage may be the file's
         for update in self.updates:
             up, down = update.up.read().float(), update.down.read().float()
             weight[update.rows].addmm_(up, down, alpha=update.factor)
+            if not torch.isfinite(weight[update.rows]).all():
+                name = self.base.stored[0].name if self.base.stored else "a weight"
+                raise LoraError(f"the LoRA {update.lora.name} makes {name} infinite at the scale {update.lora.scale:g}")
         return weight
 
     def quantized(self) -> tuple[Tensor, Tensor]:
         """Codes (out, in) float8_e4m3fn and row scales (out,) float32.
 
-        """The parameter in float32. LoraError if an update makes it infinite, CheckpointError if a file is damaged."""
         Rows that no update changes keep the codes and scales of the base, bit for bit; the others get new ones.
         """
         codes, scales = self.base.quantized()
         changed = torch.zeros(self.shape[0], dtype=torch.bool)
-            if not torch.isfinite(weight[update.rows]).all():
-                name = self.base.stored[0].name if self.base.stored else "a weight"
-                raise LoraError(f"the LoRA {update.lora.name} makes {name} infinite at the scale {update.lora.scale:g}")
         for update in self.updates:
             changed[update.rows] |= update.up.read().bool().any(dim=1)
         new_codes, new_scales = quantize_rows(self.read()[changed])

@@ -85,16 +85,6 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[str], target: str = "cond
     return replace(checkpoint, sources=sources, loras=tuple(specs))
 
 
-def touching(checkpoint: Checkpoint, stage: str) -> tuple[LoraSpec, ...]:
-    """The adapters that change a stage, in the order in which they were folded; empty for an unchanged stage.
-
-    A stage's weights depend on these, the checkpoint's files and the build's options, and on nothing else.
-    """
-    folded = (weight for weight in checkpoint.sources[stage].values() if isinstance(weight, Folded))
-    used = {update.lora for weight in folded for update in weight.updates}
-    return tuple(spec for spec in checkpoint.loras if spec in used)
-
-
 def without_loras(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint before `with_loras`."""
     sources = {
@@ -145,12 +135,6 @@ def _names(module: str, part: nn.Linear) -> dict[str, _Slot]:
         for name, place in SPLIT.items():
             slots[f"{layer}.{name}"] = _Slot(parameter, range(place * third, (place + 1) * third), columns)
     elif found and point == "o":
-    for module, matrix in adapted.items():
-        if matrix.factor and not is_factor(spec.scale * matrix.factor):
-            raise LoraError(
-                f"{file}: the update of {module} is multiplied by {spec.scale * matrix.factor:g}, its scale "
-                f"{spec.scale:g} times alpha / rank {matrix.factor:g}; wanted a finite number other than 0 in float32"
-            )
         slots[f"{layer}.attention.to_out.0"] = slots[module]
     return slots
 
@@ -161,6 +145,12 @@ def _updates(
     """What one file adds, with stage and parameter; of the target's stages only."""
     adapted = read_lora(file, {name: slot.shape for name, slot in slots.items()})
     _check_overlap(file, adapted, slots)
+    for module, matrix in adapted.items():
+        if matrix.factor and not is_factor(spec.scale * matrix.factor):
+            raise LoraError(
+                f"{file}: the update of {module} is multiplied by {spec.scale * matrix.factor:g}, its scale "
+                f"{spec.scale:g} times alpha / rank {matrix.factor:g}; wanted a finite number other than 0 in float32"
+            )
     updates = [
         (
             (stage, slots[module].parameter),

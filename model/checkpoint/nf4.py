@@ -53,6 +53,11 @@ class Blocks:
         """The tensors that they are read from."""
         return (self.table, *self.factors.stored, self.codes)
 
+    @property
+    def identity(self) -> Identity:
+        """All that the numbers depend on, but for the files' contents."""
+        return self.table.identity, self.factors.identity, self.codes.identity, self.size, self.offset
+
     def read(self, count: int) -> Tensor:
         """The first `count` numbers, float32."""
         table, codes = _numbers(self.table), self.codes.read().flatten()
@@ -91,6 +96,10 @@ class Nf4Tensor:
     def pieces(self) -> tuple[StoredTensor, ...]:
         """None: its values are computed from what is stored."""
         return ()
+
+    @property
+    def identity(self) -> Identity:
+        return "nf4", self.name, self.shape, str(self.rounding), self.blocks.identity
 
     def read(self) -> Tensor:
         """The values in the type that bitsandbytes gives them, on the CPU. CheckpointError when they are not finite."""

@@ -5,6 +5,7 @@ rows and columns, or *folded* with low-rank updates (`model.checkpoint.folded`).
 of one need not know which. Nothing is read or computed before it is asked for.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.row_codes import decode_e4m3, quantize_rows
-from model.checkpoint.tensor_files import CheckpointError, StoredTensor, finite
+from model.checkpoint.tensor_files import CheckpointError, Identity, StoredTensor, finite
 
 _NAN_CODE = 0x7F
 """All bits but the sign: e4m3's only value that is not a number."""
@@ -42,6 +43,10 @@ class Weight(Protocol):
     @property
     def coded(self) -> bool:
         """Whether the files hold float8 codes and row scales for it."""
+
+    @property
+    def identity(self) -> Identity:
+        """All that its value depends on, but for the contents of the files in `stored`."""
 
     def read(self) -> Tensor:
         """The parameter in float32. CheckpointError if the file is damaged."""
@@ -85,6 +90,10 @@ class Part(Protocol):
     def pieces(self) -> tuple[StoredTensor, ...]:
         """The tensors whose bytes are its own; empty if its values are computed."""
 
+    @property
+    def identity(self) -> Identity:
+        """As of a `Weight`."""
+
     def read(self) -> Tensor:
         """The values in their stored type."""
 
@@ -116,6 +125,11 @@ class Stored:
     @property
     def coded(self) -> bool:
         return bool(self.scales)
+
+    @property
+    def identity(self) -> Identity:
+        parts, scales = (tuple(part.identity for part in parts) for parts in (self.parts, self.scales))
+        return "stored", parts, scales
 
     def read(self) -> Tensor:
         """The parameter in float32; float8 codes are multiplied by their row's scale in float32."""
@@ -159,6 +173,10 @@ class Known:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
 
+    @property
+    def identity(self) -> Identity:
+        return "known", _digest(self.value)
+
     def read(self) -> Tensor:
         return self.value
 
@@ -191,6 +209,10 @@ class Joined:
     @property
     def coded(self) -> bool:
         return all(weight.coded for weight in self.weights)
+
+    @property
+    def identity(self) -> Identity:
+        return "joined", *(weight.identity for weight in self.weights)
 
     def read(self) -> Tensor:
         return torch.cat([weight.read() for weight in self.weights])
@@ -228,6 +250,11 @@ class Scaled(Derived):
     columns: Tensor | None = None
     """(in,) float32"""
 
+    @property
+    def identity(self) -> Identity:
+        factors = (None if factor is None else _digest(factor) for factor in (self.rows, self.columns))
+        return "scaled", self.base.identity, *factors
+
     def read(self) -> Tensor:
         weight = self.base.read()
         if self.rows is not None:
@@ -242,6 +269,12 @@ def _all_pieces(parts: Sequence[Part | Weight]) -> tuple[StoredTensor, ...]:
     """The pieces of all parts, or none if any part has to be computed."""
     each = [part.pieces for part in parts]
     return tuple(piece for pieces in each for piece in pieces) if all(each) else ()
+
+
+def _digest(values: Tensor) -> str:
+    """Hexadecimal digits of a tensor's type, shape and values."""
+    content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode() + content).hexdigest()
 
 
 def _concatenated(parts: list[Tensor]) -> Tensor:

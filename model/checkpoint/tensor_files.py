@@ -58,6 +58,11 @@ class StoredTensor:
         """The tensors whose bytes are its own: itself."""
         return (self,)
 
+    @property
+    def identity(self) -> Identity:
+        """Where it is. What the file holds there, the file's own stamp must tell."""
+        return self.file.parent.name, self.file.name, self.name, self.dtype, self.shape, self.offset, self.nbytes
+
     def read(self) -> Tensor:
         """The tensor in its stored type, on the CPU; CheckpointError for a type that PyTorch does not have.
 
@@ -94,13 +99,13 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(shards.values())):
+        if shard in ("", "..") or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names the shard {shard!r}, wanted the name of a file beside it")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{index} names the shard {shard}, which is missing")
         tensors |= header(folder / shard)
     if absent := sorted(name for name, shard in shards.items() if name not in tensors):
         raise CheckpointError(f"{index} names {absent[0]} (and {len(absent) - 1} more), which no shard holds")
-        if shard in ("", "..") or Path(shard).name != shard:
-            raise CheckpointError(f"{index} names the shard {shard!r}, wanted the name of a file beside it")
     return tensors
 
 
@@ -135,8 +140,10 @@ def read_json(file: Path) -> dict[str, Any]:
         data = parse(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not UTF-8 text: {error}") from error
+    except DecodeError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds a {type(data).__name__}, wanted an object")
     return data

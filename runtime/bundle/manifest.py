@@ -263,7 +263,7 @@ class Manifest:
         except ValueError as error:
             raise BundleError(f"{MANIFEST}: {error}") from error
         for path in manifest.files:
-            _check_path(path)
+            check_path(path, MANIFEST)
         plans = (spec.plan for engines in manifest.engines.values() for spec in engines.graphs.values())
         for path in (manifest.prompt.tokenizer, *(graph.onnx for graph in manifest.graphs.values()), *plans):
             if path not in manifest.files:
@@ -271,10 +271,11 @@ class Manifest:
         return manifest
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str, where: str) -> None:
+    """Raise BundleError unless the path of a file, which `where` lists, is a plain one inside the bundle."""
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path or str(parts) != path:
-        raise BundleError(f"{MANIFEST} lists the path {shown(path)}, wanted a plain relative path inside the bundle")
+        raise BundleError(f"{where} lists the path {shown(path)}, wanted a plain relative path inside the bundle")
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -25,15 +25,24 @@ _SETTLED = 2_000_000_000
 class Verified:
     """What is known of one bundle's files."""
 
-    def __init__(self, cache: Path | None, directory: Path) -> None:
-        """`cache`: the user's cache directory, None where there is none: then nothing is remembered."""
+    def __init__(self, cache: Path | None, directory: Path, folder: str = FOLDER, links: bool = False) -> None:
+        """Read what is remembered.
+
+        Args:
+            cache: the user's cache directory; None where there is none: then nothing is remembered.
+            directory: of the bundle.
+            folder: name of the folder in the cache, one for each purpose.
+            links: the files get and lose second names, which counts as a change of the inode: only the time of the
+                last change of the contents is then looked at.
+        """
         name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:32]
-        self.file = None if cache is None else cache / FOLDER / f"{name}.json"
+        self.file = None if cache is None else cache / folder / f"{name}.json"
         self.known = _read(self.file)
+        self._links = links
 
     def knows(self, path: str, status: os.stat_result, sha256: str) -> bool:
         """Whether a file of the bundle was found to have this hash, and is the same still."""
-        return self.known.get(path) == [*_marks(status), sha256]
+        return self.known.get(path) == [*self._marks(status), sha256]
 
     def keep(self, found: Mapping[str, tuple[os.stat_result, str]]) -> None:
         """Remember hashes of files, by path. `found` has what the file system said before they were read.
@@ -42,9 +51,9 @@ class Verified:
         """
         settled = time.time_ns() - _SETTLED
         new = {
-            path: [*_marks(status), sha256]
+            path: [*self._marks(status), sha256]
             for path, (status, sha256) in found.items()
-            if max(status.st_mtime_ns, status.st_ctime_ns) < settled
+            if max(self._times(status)) < settled
         }
         if self.file is None or not new:
             return
@@ -54,9 +63,11 @@ class Verified:
             write_whole(self.file, json.dumps(self.known).encode())
             _forget_oldest(self.file.parent)
 
+    def _marks(self, status: os.stat_result) -> list[int]:
+        return [status.st_size, *self._times(status), status.st_ino]
 
-def _marks(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    def _times(self, status: os.stat_result) -> list[int]:
+        return [status.st_mtime_ns] if self._links else [status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _read(file: Path | None) -> dict[str, Any]:

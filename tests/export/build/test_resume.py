@@ -8,7 +8,7 @@ import pytest
 from support.processes import shell_code, start
 
 from export.build.command import main
-from export.build.ledger import LEDGER
+from export.build.finished.ledger import LEDGER
 from runtime.bundle.integrity import check_files
 from runtime.bundle.manifest import read_manifest
 

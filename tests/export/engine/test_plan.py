@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.engines.real import BOTH, engine, stage_options
 
-from export.build.preflight import scratch_bytes
+from export.build.weight_sizes import scratch_bytes
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.plan import EngineOptions, build_engine
 from export.engine.sizes import Limits, size_ranges

@@ -17,7 +17,7 @@ from support.measure import relative_error
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.fingerprint import fingerprint
 from model.checkpoint.folded import Folded
-from model.checkpoint.lora import parse_lora, touching, with_loras, without_loras
+from model.checkpoint.lora import parse_lora, with_loras, without_loras
 from model.checkpoint.lora_files import LoraError
 from model.checkpoint.sources import Joined, Stored
 
@@ -149,6 +149,12 @@ def test_spellings_that_diffusers_does_not_read(peer, base, tmp_path, spell):
     )
 
 
+def touched(folded):
+    """Stages whose weights are others than without the adapters."""
+    bare = without_loras(folded)
+    return {stage for stage in folded.sources if folded.identity(stage) != bare.identity(stage)}
+
+
 @pytest.mark.parametrize(
     ("target", "changed"),
     [
@@ -161,9 +167,8 @@ def test_stages_of_a_target(peer, base, tmp_path, target, changed):
     checkpoint = open_checkpoint(peer("head32", "original-fp8")[1])
     file = write(tmp_path / "a.safetensors", peft(random_matrices(base, (*of_layers(1), "llm_cond_proj")), ""))
     folded = with_loras(checkpoint, [str(file)], target)
-    assert {stage for stage in folded.sources if touching(folded, stage)} == changed
+    assert touched(folded) == changed
     for stage in folded.sources:
-        assert touching(folded, stage) == (folded.loras if stage in changed else ())
         different = {n for n, s in folded.sources[stage].items() if s is not checkpoint.sources[stage][n]}
         block = {f"layers.1.{module}.weight" for module in lora_files.BLOCK}
         wanted = {"llm_cond_proj.weight"} if stage == "text_encoder" else block
@@ -177,8 +182,9 @@ def test_only_the_adapters_of_a_stage_touch_it(peer, base, tmp_path):
     block = write(tmp_path / "block.safetensors", peft(random_matrices(base, of_layers(0)), ""))
     folded = with_loras(checkpoint, [str(text), str(block)])
     assert [spec.name for spec in folded.loras] == ["text.safetensors", "block.safetensors"]
-    assert [spec.name for spec in touching(folded, "text_encoder")] == ["text.safetensors"]
-    assert [spec.name for spec in touching(folded, "dit_cond")] == ["block.safetensors"]
+    assert touched(with_loras(checkpoint, [str(text)])) == {"text_encoder"}
+    assert touched(with_loras(checkpoint, [str(block)])) == {"dit_cond"}
+    assert touched(folded) == {"text_encoder", "dit_cond"}
 
 
 def test_untouched_rows_keep_their_codes_and_scales(peer, base, tmp_path):
@@ -279,15 +285,15 @@ def test_scale_is_behind_the_last_colon(tmp_path):
         (":strong", "has the scale 'strong', wanted a number"),
         (":", "has the scale '', wanted a number"),
         (":nan", "has the scale nan, wanted a finite number other than 0"),
+        (":1e39", "has the scale 1e39, wanted a finite number other than 0 in float32"),
+        (":-1e39", "has the scale -1e39, wanted a finite number other than 0 in float32"),
+        (":1e-39", "has the scale 1e-39, wanted a finite number other than 0 in float32"),
         (":inf", "wanted a finite number"),
         (":0", "has the scale 0, wanted a finite number other than 0"),
     ],
 )
 def test_scales_that_are_none(tmp_path, scale, message):
     (tmp_path / "a.safetensors").touch()
-        (":1e39", "has the scale 1e39, wanted a finite number other than 0 in float32"),
-        (":-1e39", "has the scale -1e39, wanted a finite number other than 0 in float32"),
-        (":1e-39", "has the scale 1e-39, wanted a finite number other than 0 in float32"),
     with pytest.raises(LoraError, match=message):
         parse_lora(f"{tmp_path}/a.safetensors{scale}")
 
@@ -360,26 +366,20 @@ def test_defects(peer, base, tmp_path, spell, message):
     [
         ({"lora_alpha": "4"}, "says lora_alpha '4', wanted a number"),
         ({"use_dora": True}, "is a DoRA, which cannot be folded"),
+        ({"lora_alpha": 10**400}, "says lora_alpha 1000.*, wanted a number"),
+        ({"lora_alpha": 1e39}, r"says lora_alpha 1e\+39, wanted a number"),
+        ({"lora_alpha": 1e-44}, r"of .* is multiplied by 2\.5e-45, its scale 1 times alpha / rank"),
+        ({"alpha_pattern": ["to_q"]}, r"says alpha_pattern \['to_q'\], wanted patterns and numbers"),
+        ({"alpha_pattern": {"(": 1}}, "says alpha_pattern .*, wanted patterns and numbers"),
     ],
 )
 def test_settings(peer, base, tmp_path, settings, message):
     matrices = peft(random_matrices(base, of_layers(0)), "")
     file = write(tmp_path / "a.safetensors", matrices, settings)
     with pytest.raises(LoraError, match=message):
-        ({"lora_alpha": 10**400}, "says lora_alpha 1000.*, wanted a number"),
-        ({"lora_alpha": 1e39}, r"says lora_alpha 1e\+39, wanted a number"),
-        ({"lora_alpha": 1e-44}, r"of .* is multiplied by 2\.5e-45, its scale 1 times alpha / rank"),
-        ({"alpha_pattern": ["to_q"]}, r"says alpha_pattern \['to_q'\], wanted patterns and numbers"),
-        ({"alpha_pattern": {"(": 1}}, "says alpha_pattern .*, wanted patterns and numbers"),
         with_loras(open_checkpoint(peer("head32", "diffusers")[1]), [str(file)])
 
 
-def test_no_unconditional_transformer(peer, base, tmp_path):
-    directory = peers.copy(peer("head32", "diffusers")[1], tmp_path / "distilled")
-    shutil.rmtree(directory / "unconditional_transformer")
-    file = write(tmp_path / "a.safetensors", peft(random_matrices(base, of_layers(0)), ""))
-    checkpoint = open_checkpoint(directory)
-    assert touching(with_loras(checkpoint, [str(file)]), "dit_cond")
 def test_a_scale_that_makes_a_weight_infinite(peer, base, tmp_path):
     """Each of them is a number: the matrices' values, the scale, and their products with it."""
     matrices = {name: (down * 1e10, up * 1e10) for name, (down, up) in random_matrices(base, of_layers(0)).items()}
@@ -391,6 +391,12 @@ def test_a_scale_that_makes_a_weight_infinite(peer, base, tmp_path):
             read()
 
 
+def test_no_unconditional_transformer(peer, base, tmp_path):
+    directory = peers.copy(peer("head32", "diffusers")[1], tmp_path / "distilled")
+    shutil.rmtree(directory / "unconditional_transformer")
+    file = write(tmp_path / "a.safetensors", peft(random_matrices(base, of_layers(0)), ""))
+    checkpoint = open_checkpoint(directory)
+    assert touched(with_loras(checkpoint, [str(file)])) == {"dit_cond"}
     with pytest.raises(ValueError, match=r"--lora-target is both, but .*distilled has no unconditional transformer"):
         with_loras(checkpoint, [str(file)], "both")
 

@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from export.build.ledger import ROOT, key_of
+from export.build.finished.keys import ROOT, key_of
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """A copy of this program's packages to change."""
     root = tmp_path_factory.mktemp("program")
-    for package in ("export", "model", "runtime", "serving"):
+    for package in ("calibration", "export", "model", "runtime", "serving"):
         for file in (ROOT / package).rglob("*.py"):
             copy = root / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +29,7 @@ def test_a_copy_of_the_program_has_its_key(program):
     [
         "export/graph/passes/qdq.py",
         "export/graph/trace.py",
+        "calibration/points.py",
         "export/memory.py",
         "model/checkpoint/nf4.py",
         "model/transformer.py",

@@ -1,0 +1,1 @@
+"""What builds have finished: keys, the ledger of an unfinished or finished bundle, and what of it is still sound."""
