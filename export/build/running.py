@@ -35,7 +35,6 @@ def run_jobs(checkpoint: Checkpoint, jobs: Sequence[Job], stock: Stock, quiet: b
         for job in todo:
             finished[job] = _made(job, checkpoint, stock.folder, scan, quiet)
             stock.add(job.name, finished[job])
-        scan.digests()
     finally:
         scan.close()
     return {job: finished[job] for job in jobs}
@@ -60,8 +59,9 @@ def _taken(checkpoint: Checkpoint, jobs: Sequence[Job], stock: Stock, quiet: boo
 
 def _made(job: Job, checkpoint: Checkpoint, folder: Path, scan: Scan, quiet: bool) -> Finished:
     made, second = job.run(checkpoint, folder, quiet)
-    if not second:
+    if not job.options.linked:
         return made
-    digests = scan.digests()
+    # A stage is finished when its weights are known to be sound: the next build takes it as it is.
+    digests = scan.digests(checkpoint.stored(stage_of(job.stage)))
     hashes = {path: FileSpec(made.files[path].size, digests[file]) for path, file in second.items()}
     return replace(made, files=made.files | hashes)

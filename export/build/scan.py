@@ -36,9 +36,13 @@ class Scan:
             file.resolve(): self._pool.submit(scan, file, parts) for file, parts in files.items()
         }
 
-    def digests(self) -> dict[Path, str]:
-        """SHA-256 of every file, when all have been read; CheckpointError for the first value that is not finite."""
-        return {file: future.result() for file, future in self._digests.items()}
+    def digests(self, tensors: Iterable[StoredTensor]) -> dict[Path, str]:
+        """SHA-256 of the files of some of the tensors, by their real paths, when they have been read.
+
+        CheckpointError for the first value in them that is not finite.
+        """
+        files = dict.fromkeys(tensor.file.resolve() for tensor in tensors)
+        return {file: self._digests[file].result() for file in files}
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

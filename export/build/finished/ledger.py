@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.build.finished.sound import digest_of
 from export.engine.files import report_from_dict
 from runtime.atomic_files import write_whole
-from runtime.bundle.integrity import sha256
 from runtime.bundle.json_fields import decode, parse
 from runtime.bundle.manifest import EngineSpec, FileSpec, GraphSpec, Manifest, check_path
 from runtime.errors import shown
@@ -60,7 +60,7 @@ class Ledger:
     def of_bundle(cls, folder: Path, manifest: Manifest) -> "Ledger":
         """The ledger of a finished bundle, which must be as its manifest says."""
         file, listed = folder / LEDGER, manifest.files.get(LEDGER)
-        if listed is None or not file.is_file() or sha256(file) != listed.sha256:
+        if listed is None or digest_of(file) != listed.sha256:
             return cls(folder, problem=f"{file} is not what the manifest lists, so nothing is taken from the bundle")
         return cls.read(folder)
 

@@ -71,7 +71,7 @@ class Sound:
             Progress("checking", total, "B", quiet=self._quiet or not new, leave=False) as bar,
             ThreadPoolExecutor(2) as pool,
         ):
-            for path, digest in zip(new, pool.map(_digest, [folder / path for path in new]), strict=True):
+            for path, digest in zip(new, pool.map(digest_of, [folder / path for path in new]), strict=True):
                 self._hashed[marks[path]] = digest
                 bar.update(left[path].st_size)
         return {path: self._hashed[mark] for path, mark in marks.items()}
@@ -86,8 +86,8 @@ def _status(file: Path, size: int) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) and status.st_size == size else None
 
 
-def _digest(file: Path) -> str:
-    """SHA-256 of a file; empty for one that cannot be read, which is as good as altered."""
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file; empty for one that is missing or cannot be read, which is as good as altered."""
     try:
         return sha256(file)
     except OSError:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from export.atomic_directory import link_or_copy, why_not_linked
 from export.build.finished.ledger import LEDGER, Finished, Ledger
-from export.build.finished.sound import Sound
-from runtime.bundle.integrity import sha256
+from export.build.finished.sound import Sound, digest_of
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.errors import MissingFileError
 
@@ -49,7 +48,7 @@ class Stock:
         the bundle's manifest says."""
         found = [file] if (file := self.folder / name).is_file() else []
         if self._manifest is not None and (listed := self._manifest.files.get(name)):
-            if (file := self._output / name).is_file() and sha256(file) == listed.sha256:
+            if digest_of(file := self._output / name) == listed.sha256:
                 found.append(file)
             else:
                 _warn(f"{file} is missing or altered; nothing is taken from it")

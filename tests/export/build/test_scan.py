@@ -12,7 +12,7 @@ def test_tensors_that_several_jobs_are_read_from():
     checkpoint = open_checkpoint(DEMO_CHECKPOINT)
     tensors = [tensor for stage in checkpoint.sources for tensor in checkpoint.stored(stage)]
     scan = Scan([*tensors, *tensors])
-    digests = scan.digests()
+    digests = scan.digests(tensors)
     scan.close()
     assert digests and set(digests) == {tensor.file.resolve() for tensor in tensors}
     assert all(digest == hashlib.sha256(file.read_bytes()).hexdigest() for file, digest in digests.items())

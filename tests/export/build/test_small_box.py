@@ -102,6 +102,21 @@ def test_nan_in_linked_weights_is_found(tmp_path, capsys):
     assert not (tmp_path / "bundle").exists()
 
 
+def test_nan_that_was_found_is_found_again(tmp_path, capsys):
+    """The engine that was made of it is not finished: a build that goes on must not take it."""
+    checkpoint = peers.copy(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    (checkpoint / SUMS).unlink()
+    tensor = open_checkpoint(checkpoint).sources["dit_uncond"]["layers.1.attention.o.weight"].parts[0]
+    with tensor.file.open("r+b") as stream:
+        stream.seek(tensor.offset + 77)
+        stream.write(b"\x7f")
+    arguments = ["--checkpoint", str(checkpoint), "--precision", "fp8-weight-only", "--backend", "rtx", "--quiet"]
+    for _ in range(2):
+        assert main([*arguments, "--target", "sm89", "--output", str(tmp_path / "bundle")]) == 1
+        assert "layers.1.attention.o.weight holds NaN or infinity; the file is damaged" in capsys.readouterr().err
+        assert not (tmp_path / "bundle").exists()
+
+
 def test_weights_that_do_not_fit_stay_in_their_file(demo_weight_only_bundle, monkeypatch):
     """The same picture with float8 weights multiplied out at each call, but for a last bit that rounds a byte."""
     graphs = read_manifest(demo_weight_only_bundle).graphs
