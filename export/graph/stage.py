@@ -56,7 +56,7 @@ class StageOptions:
     """Even out the channels of quantized activations first."""
 
     def of_stage(self, stage: str, checkpoint: Checkpoint) -> "StageOptions":
-        """What of the options touches one graph: the graph is the same with these, and equal ones make it anew."""
+        """What of the options touches one graph, which is the same with these as with all."""
         layers = layers_of(checkpoint, stage)
         points = self.recipe.points(stage, layers)
         return replace(
