@@ -14,7 +14,8 @@ from torch import nn
 from calibration.streaming import loaded
 from model.checkpoint.description import describe, prompt_spec, tokenizer_file
 from model.checkpoint.directory import Checkpoint
-from runtime.bundle.manifest import GraphSpec, Manifest
+from runtime.bundle.graph_specs import GraphSpec
+from runtime.bundle.manifest import Manifest
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline
 from runtime.prompt.tokens import PromptEncoder

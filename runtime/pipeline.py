@@ -16,7 +16,8 @@ import numpy as np
 
 from runtime.backend.limits import check_limits
 from runtime.backend.opening import Opened
-from runtime.bundle.manifest import EngineSet, Manifest, read_manifest
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.errors import ClosedError, NonFiniteError, RequestError
 from runtime.generated import Generated
 from runtime.graph import Graph

@@ -18,6 +18,7 @@ from export.build.preview_fit import fit_preview
 from export.build.report import write_report
 from export.build.running import run_jobs
 from export.build.variant import Variant, variants_of
+from export.engine.timing_cache import TIMING_CACHE, carry_over
 from export.measurements import Measurements, is_resumable, measurements
 from model.checkpoint.description import TOKENIZER, describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
@@ -56,10 +57,13 @@ def build(options: BuildOptions) -> Manifest:
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
         before = Path() if options.fresh else output
+        if "tensorrt" in options.backends and not options.fresh:
+            carry_over(before, folder)
         known = measurements(checkpoint, variants[0].types, options.calibration, folder, before, quiet)
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, folder, earlier, quiet)
         others = _write_others(folder, checkpoint, known)
+        others += [TIMING_CACHE] if (folder / TIMING_CACHE).is_file() and "tensorrt" in options.backends else []
         cost = rounding_cost(checkpoint, finished, (folder, before), quiet) if options.compare else {}
         others += write_report(folder, described.name, checkpoint, variants, finished, cost)
         files = files_of(folder, finished, others)

@@ -15,6 +15,7 @@ from export.graph.recipe import Recipe, quantized_weights
 from export.graph.weights import is_held
 from model.checkpoint.directory import Checkpoint
 from model.layers import set_compute_dtype
+from runtime.backend.machine import look
 from runtime.host_memory import available_memory
 
 _CODE_TYPES = [codes.dtype for codes in CODES.values()]
@@ -22,8 +23,13 @@ _SPARE_BYTES = 64 << 20
 """Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
 _PROCESS_BYTES = 1 << 30
 """Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
-_ENGINE_FACTOR = 1.2
-"""Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
+_ENGINE_FACTOR = {"ort": 0.0, "rtx": 1.2, "tensorrt": 5.0}
+"""Memory of an engine's build in multiples of its weights. TensorRT-RTX 1.7.1: measured 1.1. TensorRT: users of
+NVIDIA/TensorRT-Model-Connect report 148 GB for a plan of 29.5 GB; no build was measured here."""
+_GPU_FACTOR = {"ort": 0.0, "rtx": 0.0, "tensorrt": 1.0}
+"""The same of device memory: 28.8 GB were reported for that plan. TensorRT-RTX needs no GPU."""
+_PLAN_BYTES = 40 << 20
+"""Room for a plan's kernels, for each profile; measured 36 MB for 34 blocks with TensorRT-RTX 1.7.1."""
 _TRACE_SECONDS, _BYTES_PER_SECOND = 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
 """For the estimate of the time: tracing of all graphs, and what follows, on two cores."""
 
@@ -40,16 +46,19 @@ class Needs:
     """Peak of anonymous memory in bytes."""
     seconds: float
     """A rough estimate on two cores."""
+    device: int = 0
+    """Peak of device memory in bytes."""
 
     def __str__(self) -> str:
+        device = f", {self.device / 1e9:.1f} GB of device memory" if self.device else ""
         return (
-            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory and about "
-            f"{_duration(self.seconds)}"
+            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory{device} "
+            f"and about {_duration(self.seconds)}"
         )
 
 
 def check_needs(needs: Needs, output: Path) -> None:
-    """Raise OSError or MemoryError unless disk and memory suffice."""
+    """Raise OSError or MemoryError unless disk, memory and device memory suffice."""
     folder = output.absolute().parent
     if (free := shutil.disk_usage(folder).free) < needs.disk + needs.scratch:
         raise OSError(
@@ -60,6 +69,12 @@ def check_needs(needs: Needs, output: Path) -> None:
         raise MemoryError(
             f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
             "other programs, add swap, or raise the container's limit"
+        )
+    gpu = look(0, ()).gpu if needs.device else None
+    if gpu is not None and gpu.free < needs.device:
+        raise MemoryError(
+            f"the build needs {needs.device / 1e9:.1f} GB of device memory, but only {gpu.free / 1e9:.1f} GB of "
+            f"{gpu.name} are free; close other programs that use the GPU, or build on a larger one of the same kind"
         )
 
 
@@ -98,19 +113,20 @@ def _parameters(
     }
 
 
-def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0) -> Needs:
+def needs_of(backend: str, weights: dict[str, int], linked: bool, scratch: int = 0, profiles: int = 1) -> Needs:
     """What the stages with `weights` bytes need for one backend; `linked` weights take no disk.
 
-    `scratch` is the largest of the stages' `scratch_bytes`, for engines.
+    For engines, `scratch` is the largest of the stages' `scratch_bytes`, and `profiles` how many each of them has.
     """
     total, largest = sum(weights.values()), max(weights.values(), default=0)
     engines = backend != "ort"
-    memory = _PROCESS_BYTES + (int(_ENGINE_FACTOR * largest) if engines else 0)
+    plans = _PLAN_BYTES * len(weights) * profiles if engines else 0
     return Needs(
-        _SPARE_BYTES + (0 if linked and not engines else total),
+        _SPARE_BYTES + plans + (0 if linked and not engines else total),
         scratch,
-        memory,
+        _PROCESS_BYTES + int(_ENGINE_FACTOR[backend] * largest),
         _TRACE_SECONDS + total / _BYTES_PER_SECOND[backend],
+        int(_GPU_FACTOR[backend] * largest),
     )
 
 
@@ -121,6 +137,7 @@ def together(needs: list[Needs]) -> Needs:
         max(n.scratch for n in needs),
         max(n.memory for n in needs),
         sum(n.seconds for n in needs),
+        max(n.device for n in needs),
     )
 
 

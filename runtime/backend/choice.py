@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.backend.machine import Machine, device_index
-from runtime.bundle.manifest import EngineSet, Manifest
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import Manifest
 from runtime.errors import BackendError, RequestError, shown
 from runtime.tensorrt.memory_plan import MemoryPlan, MemoryPlanError, plan_memory
 

@@ -1,10 +1,11 @@
 """What sizes the engines of a bundle take. Checked before a graph is loaded, from the manifest alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from runtime.bundle.manifest import EngineSet, SizeRange
+from runtime.bundle.graph_specs import EngineSet, EngineSpec
 from runtime.errors import RequestError
 from runtime.plan import Plan
+from runtime.tensorrt.profiles import choose_profile, profiles_text, range_text
 
 _MEANINGS = {
     "H": "the picture's height in pixels",
@@ -47,29 +48,54 @@ def _check_sizes(engines: EngineSet, stages: Iterable[str], plan: Plan, text: in
     sizes["L"] = tokens + text
     for name, meaning in _MEANINGS.items():
         for stage in stages:
-            limits = engines.graphs[stage].sizes.get(name)
-            if limits is not None and not limits.minimum <= sizes[name] <= limits.maximum:
-                raise RequestError(_refusal(engines, stage, meaning, name, sizes[name], limits, plan))
+            spec = engines.graphs[stage]
+            if _outside(spec, name, sizes[name]):
+                raise RequestError(_refusal(engines, stage, meaning, name, sizes[name], plan))
+    for stage in stages:
+        _check_together(engines, stage, sizes, f"a picture of {plan.width}x{plan.height} with {text} text tokens")
 
 
 def _check_tile(engines: EngineSet, stage: str, plan: Plan, tile: int) -> None:
     """A tile is as large as asked for, or as the picture where that is smaller."""
+    spec, sizes = engines.graphs[stage], {}
     for name, side in _TILES.items():
-        limits = engines.graphs[stage].sizes.get(name)
         unit = plan.pixels_per_token if name.islower() else 1
         pixels = min(tile, plan.height if side == "height" else plan.width)
-        if limits is not None and not limits.minimum <= pixels // unit <= limits.maximum:
+        sizes[name] = pixels // unit
+        if _outside(spec, name, sizes[name]):
+            ends = [(limits.minimum * unit, limits.maximum * unit) for limits in spec.ranges(name)]
+            taken = " or ".join(dict.fromkeys(f"{minimum} to {maximum}" for minimum, maximum in ends))
             raise RequestError(
-                f"the {side} of a tile is {pixels} pixels, and the {stage} of the {engines.label} takes "
-                f"{limits.minimum * unit} to {limits.maximum * unit}; choose another --vae-tile, or --backend ort"
+                f"the {side} of a tile is {pixels} pixels, and the {stage} of the {engines.label} takes {taken}; "
+                "choose another --vae-tile, or --backend ort"
             )
+    _check_together(engines, stage, sizes, f"a tile of {tile} pixels of a picture of {plan.width}x{plan.height}")
 
 
-def _refusal(engines: EngineSet, stage: str, meaning: str, name: str, value: int, limits: SizeRange, plan: Plan) -> str:
-    text = f"{meaning} is {value}, and the {stage} of the {engines.label} takes {limits.minimum} to {limits.maximum}"
+def _outside(spec: EngineSpec, name: str, value: int) -> bool:
+    """Whether no profile takes this value of a size that the engine has."""
+    ranges = spec.ranges(name)
+    return bool(ranges) and not any(value in limits for limits in ranges)
+
+
+def _check_together(engines: EngineSet, stage: str, sizes: Mapping[str, int], what: str) -> None:
+    """Refuse sizes that are taken by one profile each, but not together by any."""
+    spec = engines.graphs[stage]
+    if choose_profile(spec, sizes) is None:
+        raise RequestError(
+            f"{what} fits no profile of the {stage} of the {engines.label}, which take {profiles_text(spec, sizes)}; "
+            "build them with another --profile, or use --backend ort"
+        )
+
+
+def _refusal(engines: EngineSet, stage: str, meaning: str, name: str, value: int, plan: Plan) -> str:
+    spec = engines.graphs[stage]
+    text = f"{meaning} is {value}, and the {stage} of the {engines.label} takes {range_text(spec, name)}"
+    too_small = all(value < limits.minimum for limits in spec.ranges(name))
+    too_large = all(value > limits.maximum for limits in spec.ranges(name))
     if name in _TEXT:
-        return f"{text}; use a {'shorter' if value > limits.maximum else 'longer'} prompt, or --backend ort"
-    option = "--max-size" if value > limits.maximum else "--min-size"
+        return f"{text}; use a {'longer' if too_small else 'shorter'} prompt, or --backend ort"
+    option = "--max-size" if too_large else "--min-size" if too_small else "--profile"
     return (
         f"a picture of {plan.width}x{plan.height} is outside of what the engines were built for: {text}; build them "
         f"with another {option}, or use --backend ort"

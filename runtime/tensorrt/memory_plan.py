@@ -9,13 +9,15 @@ whole picture or in tiles. Levels, from the fastest to the smallest:
   reads it from there whenever the engine runs. Only for engines that were built with weight streaming.
 - ``swapped``: one engine at a time. Both transformers' weights are read at every step.
 
-Weights are counted with the sizes of the plans, which hold little else.
+Weights are counted with the sizes of the plans, which hold little else, and activations with those of the profile that
+needs most: which profiles will be used is known only call by call.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import FileSpec
 from runtime.constants import TILE_GRAPHS
 from runtime.errors import BackendError, RequestError, shown
 

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 from support.engines.fake_cuda import FakeCudart
-from support.engines.fake_tensorrt import FakeTensorRT, stage
+from support.engines.fake_tensorrt import FakeTensorRT, plan_text, stage
 
 from runtime.backend.ort import opener
+from runtime.bundle.graph_specs import EngineSpec
+from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import read_manifest
 from runtime.cli.main import main
 from runtime.tensorrt import cuda, engines
@@ -59,9 +61,6 @@ class EngineBundle:
         specs = {}
         for name, weights in self.weights.items():
             path = f"engines/{name}.plan"
-            text = json.dumps({"stage": name, "weights": weights}).ljust(weights).encode()
-            (self.directory / path).write_bytes(text)
-            data["files"][path] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
             graph = data["graphs"][name]
             sizes = {
                 size: RANGES[size] for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)
@@ -71,9 +70,11 @@ class EngineBundle:
                 "compute": "bfloat16",
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
-                "sizes": sizes,
-                "activation_bytes": ACTIVATIONS,
+                "profiles": [{"sizes": sizes, "activation_bytes": ACTIVATIONS}],
             }
+            text = plan_text(name, weights, decode(specs[name], EngineSpec, name)).encode()
+            (self.directory / path).write_bytes(text)
+            data["files"][path] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
         return {
             "backend": "rtx",
             "targets": ["sm89"],
