@@ -84,7 +84,7 @@ def _kernel(line: str) -> Kernel:
 
 def _opaque(name: str, kind: str = "") -> Kernel:
     shown = " ".join(name.split())[:LONGEST_NAME]
-    return Kernel(shown, kind.strip()[:LONGEST_NAME] or UNKNOWN, 0, (), (), (), (), opaque=True)
+    return Kernel(shown, kind.partition(",")[0].strip()[:LONGEST_NAME] or UNKNOWN, 0, (), (), (), (), opaque=True)
 
 
 def _tensors(text: str) -> tuple[Tensor, ...] | None:

@@ -109,7 +109,10 @@ def build_engine(
     rows = [_rows(ranges, checkpoint) for ranges in profiles]
     problems = _problems(stage, kernels, wanted, plan if engine.strict_audit else None)
     build = _build(stage, options, engine, rows, built, size, memory.highest)
-    described = asdict(replace(report(build, kernels, rows.index(build.rows)), problems=tuple(problems)))
+    listed = {kernel.profile for kernel in kernels}
+    # A list that does not tell its profiles apart counts as that of the first.
+    profile = rows.index(build.rows) if rows.index(build.rows) in listed else min(listed, default=0)
+    described = asdict(replace(report(build, kernels, profile), problems=tuple(problems)))
     listing = plan.with_suffix(".kernels.json")
     listing.write_text(kernels_to_json(kernels), encoding="utf-8")
     made = (Profile(ranges, taken) for ranges, taken in zip(profiles, built.activation_bytes, strict=True))

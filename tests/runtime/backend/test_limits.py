@@ -4,22 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.engines.bundles import STAGES, engine_set, with_tiles
+from support.engines.bundles import STAGES, engine_set, with_profiles, with_tiles
+from support.engines.bundles import picture_plan as plan
 
-from runtime.backend.limits import check_limits
+from runtime.backend.limits import activation_bytes, check_limits
 from runtime.bundle.graph_specs import SizeRange
 from runtime.image.init_image import Source, Start
-from runtime.plan import Plan
-from runtime.sampling.schedule import sampling
 
 ENGINES = engine_set()
 START = Start(Source(Path("a.png")), 2048, 2048, 0.6, None, 16, {}, "00", None)
-
-
-def plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"):
-    return Plan(
-        "x", tuple(range(tokens)), width, height, 16, 0, 5, sampling(None, 2, guidance, None, None), unconditional
-    )
 
 
 def profile(spec, **sizes):
@@ -116,24 +109,6 @@ def test_the_whole_vae_does_not_limit_pictures_in_tiles():
     check_limits(TILED, TILED.graphs, replace(wide, vae_tile=1152))
 
 
-def with_profiles(engines, *sides):
-    """The engines with a profile for each (minimum, maximum) of both sides in pixels."""
-
-    def sizes(spec, low, high):
-        ranges = dict(spec.profiles[0].sizes)
-        units = {"grid_h": 16, "grid_w": 16, "H": 1, "W": 1}
-        ranges |= {name: SizeRange(low // u, low // u, high // u) for name, u in units.items() if name in ranges}
-        if "N" in ranges:
-            ranges["N"] = SizeRange((low // 16) ** 2, (low // 16) ** 2, (high // 16) ** 2)
-        return replace(spec.profiles[0], sizes=ranges)
-
-    graphs = {
-        name: replace(spec, profiles=tuple(sizes(spec, *ends) for ends in sides))
-        for name, spec in engines.graphs.items()
-    }
-    return replace(engines, graphs=graphs)
-
-
 def test_each_profile_may_hold_a_picture():
     engines = with_profiles(ENGINES, (256, 768), (1024, 2048))
     for size in (256, 512, 768, 1024, 2048):
@@ -182,3 +157,27 @@ def test_tiles_of_several_profiles():
         ValueError, match=r"a tile of 768 pixels of a picture of 2048x256 fits no profile of the vae_dec"
     ):
         check_limits(engines, TILED.graphs, replace(plan(2048, 256), vae_tile=768))
+
+
+def test_memory_of_the_profiles_that_will_run():
+    """Profiles of 1 MB and 9 MB; a stage that no plan runs needs none."""
+    engines = with_profiles(TILED, (256, 768), (256, 2048))
+
+    def sized(spec):
+        return replace(
+            spec, profiles=tuple(replace(p, activation_bytes=n) for p, n in zip(spec.profiles, (1, 9), strict=True))
+        )
+
+    engines = replace(engines, graphs={name: sized(spec) for name, spec in engines.graphs.items()})
+    small, large = plan(512, 512), plan(1024, 512)
+    assert activation_bytes(engines, TILED.graphs, ()) == {}
+    needs = activation_bytes(engines, TILED.graphs, [small])
+    assert {stage: need for stage, need in needs.items() if need} == dict.fromkeys(STAGES, 1)
+    assert needs["vae_encoder"] == needs["vae_decoder_tile"] == 0
+    both = activation_bytes(engines, TILED.graphs, [small, large])
+    assert both["vae_decoder"] == 9, "one side is too long for the smaller profile"
+    assert both["dit_cond"] == 1, "and the number of image tokens is not"
+    tiled = activation_bytes(engines, TILED.graphs, [replace(plan(2048, 2048), vae_tile=1152)])
+    assert (tiled["vae_decoder"], tiled["vae_decoder_tile"], tiled["dit_cond"]) == (0, 1, 9)
+    beyond = activation_bytes(engines, TILED.graphs, [plan(4096, 4096)])
+    assert beyond["dit_cond"] == 9, "refused later, by its size"

@@ -7,6 +7,8 @@ from support.engines.fake_tensorrt import plan_text, stage
 
 from runtime.bundle.graph_specs import EngineSet, EngineSpec, GraphSpec, Profile, SizeRange, TensorSpec
 from runtime.bundle.manifest import FileSpec, Manifest, PromptSpec, RopeSpec, SizeSpec
+from runtime.plan import Plan
+from runtime.sampling.schedule import sampling
 
 GB = 10**9
 STAGES = ("text_encoder", "dit_cond", "vae_decoder", "dit_uncond")
@@ -103,6 +105,31 @@ def with_tiles(engines, channels=128):
         for name, (inputs, outputs) in tensors.items()
     }
     return replace(engines, graphs=engines.graphs | specs)
+
+
+def with_profiles(engines, *sides):
+    """The engines with a profile for each (minimum, maximum) of both sides in pixels."""
+
+    def sizes(spec, low, high):
+        ranges = dict(spec.profiles[0].sizes)
+        units = {"grid_h": 16, "grid_w": 16, "H": 1, "W": 1}
+        ranges |= {name: SizeRange(low // u, low // u, high // u) for name, u in units.items() if name in ranges}
+        if "N" in ranges:
+            ranges["N"] = SizeRange((low // 16) ** 2, (low // 16) ** 2, (high // 16) ** 2)
+        return replace(spec.profiles[0], sizes=ranges)
+
+    graphs = {
+        name: replace(spec, profiles=tuple(sizes(spec, *ends) for ends in sides))
+        for name, spec in engines.graphs.items()
+    }
+    return replace(engines, graphs=graphs)
+
+
+def picture_plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"):
+    """A plan for two steps of five pictures."""
+    return Plan(
+        "x", tuple(range(tokens)), width, height, 16, 0, 5, sampling(None, 2, guidance, None, None), unconditional
+    )
 
 
 def manifest(*sets, onnx=True):
