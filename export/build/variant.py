@@ -116,8 +116,7 @@ def _target(types: Precision) -> str:
         raise RuntimeError(
             f"--backend tensorrt builds for the GPU in the machine, and {machine.no_gpu}; --backend rtx needs none"
         )
-    for _, problem in machine.problems:
-        raise RuntimeError(problem)
-    for _, version in machine.versions:
-        check_version(version)
+    if machine.problems:
+        raise RuntimeError(dict(machine.problems)["tensorrt"])
+    check_version(dict(machine.versions)["tensorrt"])
     return check_gpu(machine.gpu, types)

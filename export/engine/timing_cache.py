@@ -4,8 +4,12 @@ TensorRT tries kernels on the GPU for every layer. With a cache, layers of the s
 transformers share most of theirs, and so do a build that was interrupted and its next run. A cache belongs to one
 version of TensorRT and one kind of GPU, which TensorRT itself checks. TensorRT-RTX has no use for one: it builds
 without a GPU, and chooses kernels on the card where the plan runs.
+
+The file is one line, ``ideogram4-timings 1`` and the SHA-256 of the rest, and then TensorRT's own bytes: what it does
+with damaged ones is not documented.
 """
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from export.atomic_directory import link_or_copy
 from runtime.atomic_files import write_whole
 
 TIMING_CACHE = "timing.cache"
+_FORMAT = b"ideogram4-timings 1 "
 
 
 class TimingCache:
@@ -26,10 +31,11 @@ class TimingCache:
     def attach(self, config: Any) -> None:
         """Let a builder's configuration use and extend the cache."""
         content = self._read()
-        if content and not self._set(config, content):
-            self._warn("is ignored: it is damaged, or of another version of TensorRT or another GPU")
-            content = b""
-        if not content and not self._set(config, b""):
+        if content and self._set(config, content):
+            return
+        if content:
+            self._warn("is ignored: it is of another version of TensorRT or another GPU")
+        if not self._set(config, b""):
             self._warn("is not made: TensorRT gives none")
 
     def keep(self, config: Any) -> None:
@@ -39,7 +45,7 @@ class TimingCache:
         if not content:
             return
         try:
-            write_whole(self.file, content)
+            write_whole(self.file, _header(content) + content)
         except OSError as error:
             self._warn(f"cannot be kept: {error}")
 
@@ -49,16 +55,26 @@ class TimingCache:
         return self._cache is not None and bool(config.set_timing_cache(self._cache, False))
 
     def _read(self) -> bytes:
+        """TensorRT's bytes; none if there is no such file, or not a whole one."""
         try:
-            return self.file.read_bytes()
+            data = self.file.read_bytes()
         except FileNotFoundError:
             return b""
         except OSError as error:
             self._warn(f"cannot be read: {error}")
             return b""
+        line, _, content = data.partition(b"\n")
+        if line + b"\n" != _header(content):
+            self._warn("is ignored: it is damaged")
+            return b""
+        return content
 
     def _warn(self, what: str) -> None:
         print(f"warning: the timing cache {self.file} {what}", file=sys.stderr)
+
+
+def _header(content: bytes) -> bytes:
+    return _FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
 
 def carry_over(earlier: Path, folder: Path) -> None:
