@@ -20,8 +20,8 @@ from export.engine.timing_cache import TimingCache
 from export.graph.stitched import Stitched, StitchedTensor
 from runtime.tensorrt.package import TITLES, load_package
 
-_PROFILE = re.compile(r"optimization profile number (\d+)|\[profile (\d+)\]")
-_MEMORY = re.compile(r"(?:Scratch|Activation) Memory: (\d+) bytes")
+_PROFILE = re.compile(r"optimization profile number (\d{1,9})|\[profile (\d{1,9})\]")
+_MEMORY = re.compile(r"(?:Scratch|Activation) Memory: (\d{1,18}) bytes")
 _NO_DRIVER = "CUDA driver version is insufficient"
 """Logged as an error after each failure on a machine without a driver, which an RTX build does not need."""
 _KEPT = ("LayerType", "Scratch Memory:", "Activation Memory:", "optimization profile number")
