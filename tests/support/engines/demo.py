@@ -36,8 +36,8 @@ FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 class EngineBundle:
     """The demo bundle with engines beside its graphs, and the machine that runs them."""
 
-    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS):
-        self.weights = weights
+    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS, profiles=None):
+        self.weights, self.profiles = weights, profiles or (RANGES,)
         self.directory = Path(shutil.copytree(source, directory))
         (self.directory / "engines").mkdir()
         manifest = read_manifest(self.directory)
@@ -62,15 +62,16 @@ class EngineBundle:
         for name, weights in self.weights.items():
             path = f"engines/{name}.plan"
             graph = data["graphs"][name]
-            sizes = {
-                size: RANGES[size] for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)
-            }
+            named = [size for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)]
             specs[name] = {
                 "plan": path,
                 "compute": "bfloat16",
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
-                "profiles": [{"sizes": sizes, "activation_bytes": ACTIVATIONS}],
+                "profiles": [
+                    {"sizes": {size: ranges[size] for size in named}, "activation_bytes": ACTIVATIONS}
+                    for ranges in self.profiles
+                ],
             }
             text = plan_text(name, weights, decode(specs[name], EngineSpec, name)).encode()
             (self.directory / path).write_bytes(text)
@@ -101,6 +102,9 @@ RANGES = {
     **{f"{part}_{axis}": size_range(128, 384, 384) for part in ("tile", "thumb") for axis in "HW"},
 }
 """Pictures of 128 to 512 pixels on each side, and tiles of up to 384."""
+LARGE_RANGES = RANGES | {"N": size_range(256, 512, 1024), "L": size_range(257, 576, 3072)}
+LARGE_RANGES |= dict.fromkeys(("grid_h", "grid_w"), size_range(16, 24, 32))
+"""Pictures of 256 to 512 pixels."""
 
 
 def stage_of(name, spec, graph):
