@@ -10,6 +10,11 @@ import json
 from enum import IntEnum
 from types import SimpleNamespace
 
+from support.engines.fake_cuda import FakeCudart
+
+from export.build.command import main
+from runtime.tensorrt import cuda
+
 
 class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -159,3 +164,22 @@ class FakeBuilder:
 
     def OnnxParser(self, network, logger):
         return OnnxParser(network, logger)
+
+
+def machine(monkeypatch, module, capability=(9, 0), free=80 * 10**9):
+    """A machine with this package and a GPU of this capability."""
+    cudart = FakeCudart(total=free, capability=capability)
+    monkeypatch.setattr(cuda, "load_cudart", lambda: cudart)
+    for owner in ("runtime.tensorrt.package", "export.engine.builder", "export.engine.plan"):
+        monkeypatch.setattr(f"{owner}.load_package", lambda backend: module)
+    monkeypatch.setattr("export.build.preflight.available_memory", lambda: 10**12)
+
+
+def build(bundle, *options, precision="bf16"):
+    """The exit code of the command that builds a bundle of the demo for TensorRT."""
+    return main(["--backend", "tensorrt", "--precision", precision, "--output", str(bundle), "--no-compare", *options])
+
+
+def entries(file):
+    """What the stand-in has measured, from a timing cache with its line in front."""
+    return json.loads(file.read_bytes().partition(b"\n")[2])["entries"]
