@@ -15,7 +15,8 @@ from calibration.streaming import loaded
 from model.checkpoint.description import describe, prompt_spec, tokenizer_file
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.tensor_files import CheckpointError
-from runtime.bundle.manifest import GraphSpec, Manifest
+from runtime.bundle.graph_specs import GraphSpec
+from runtime.bundle.manifest import Manifest
 from runtime.errors import BundleError, RequestError
 from runtime.graph import Graph
 from runtime.pipeline import Pipeline

@@ -153,12 +153,19 @@ def _sets(manifest: Manifest, reports: _Engines) -> list[str]:
 
 
 def _listing(kernels: Sequence[Kernel]) -> str:
-    """One line for each entry: kind, stream, name, operands and results, and the first layers."""
+    """One line for each entry: kind, profile, stream, name, operands and results, and the first layers."""
     rows = [
-        [kernel.kind, str(kernel.stream), _short(kernel.name, 48), _types(kernel), _short(" ".join(kernel.layers), 100)]
+        [
+            kernel.kind,
+            str(kernel.profile),
+            str(kernel.stream),
+            _short(kernel.name, 48),
+            _types(kernel),
+            _short(" ".join(kernel.layers), 100),
+        ]
         for kernel in kernels
     ]
-    return aligned([("kind", "stream", "name", "types", "layers"), *rows], words=5)
+    return aligned([("kind", "profile", "stream", "name", "types", "layers"), *rows], words=6)
 
 
 def _types(kernel: Kernel) -> str:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.bundle.manifest import TensorSpec
+from runtime.bundle.graph_specs import TensorSpec
 
 
 class Graph(Protocol):

@@ -64,7 +64,7 @@ def open_bundle(
         check_two(devices, device, graphs)
     # One device is the same one twice.
     placed = place(graphs, devices or (device, device))
-    choices = choose_placed(manifest, placed, backend, memory, most)
+    choices = choose_placed(manifest, placed, backend, memory, most, plans)
     choice = together(choices, placed, devices) if devices else choices[device]
     if choice.engines:
         for plan in plans:

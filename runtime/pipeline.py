@@ -16,7 +16,8 @@ import numpy as np
 
 from runtime.backend.limits import check_limits
 from runtime.backend.opening import Opened
-from runtime.bundle.manifest import EngineSet, Manifest, read_manifest
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.errors import ClosedError, NonFiniteError, RequestError
 from runtime.generated import Generated
 from runtime.graph import Graph
@@ -98,19 +99,18 @@ class Pipeline:
             verify: ``auto`` compares the SHA-256 of files that are used with the manifest's, unless they were
                 verified before and have not changed since; ``full`` that of every file; ``off`` only sizes.
             unconditional: load the unconditional transformer, if there is one; pictures without guidance need none.
-            plans: what will be run, if it is known: sizes that engines do not take are found before loading.
+            plans: what will be run, if it is known: engines get room for these sizes, or refuse them before loading.
             vae_graphs: names of the VAE's graphs to load, such as `Plan.vae_graphs`; None for all of them.
             devices: two devices instead of `device`, one for each transformer; see `runtime.backend.placement`.
-            negative: with two devices, load the conditional transformer on both, so that a negative prompt's pass runs
-                beside the prompt's and not after it.
-            max_memory: bytes to take at most, where several pipelines load together and see the same free memory: of
-                each GPU by engines, or of the machine by the weights of ONNX Runtime on a CPU. None for what is free.
+            negative: with two devices, load the conditional transformer on both, to run a negative prompt beside it.
+            max_memory: bytes that engines take at most of each GPU, or the weights of ONNX Runtime of a CPU's memory,
+                where several pipelines load together and see the same; None for what is free.
 
         Raises:
             MissingFileError: there is no bundle in `directory`.
             BundleError: the bundle is damaged.
-            RequestError: an argument is none of those above, the engines do not take a plan's sizes, or there are two
-                devices and not two transformers.
+            RequestError: an argument is none of those above, engines do not take a plan's sizes, or two devices are
+                given for one transformer.
             BackendError: the backend or device is not there, or cannot run this bundle.
         """
         directory = Path(directory)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Caption
-from runtime.bundle import manifest
+from runtime.bundle import graph_specs, manifest, preview_spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,7 +151,8 @@ def test_the_architecture_names_every_room():
 
 def test_the_format_names_every_field_of_the_manifest():
     text = (ROOT / "docs/bundle-format.md").read_text(encoding="utf-8")
-    kinds = [kind for kind in vars(manifest).values() if is_dataclass(kind) and kind.__module__ == manifest.__name__]
+    modules = (manifest, graph_specs, preview_spec)
+    kinds = [kind for module in modules for kind in vars(module).values() if is_dataclass(kind)]
     named = {field.name for kind in kinds for field in fields(kind)}
-    assert {"graphs", "sha256", "max_aspect"} <= named
+    assert {"graphs", "sha256", "max_aspect", "profiles", "activation_bytes", "offsets"} <= named
     assert not [name for name in sorted(named) if not re.search(rf"[`\"]{name}[`\"]", text)]

@@ -136,8 +136,24 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         f"(default: {' '.join(DEFAULT_TARGETS)})",
     )
     _add(group, "min_size", type=int, metavar="PX", help="shortest side of a picture (default: the model's)")
-    _add(group, "opt_size", type=int, metavar="PX", help="side to tune for (default: the model's default size)")
     _add(group, "max_size", type=int, metavar="PX", help="longest side of a picture (default: the model's)")
+    group.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="PX[:MIN..MAX][,text=TOKENS[:MIN..MAX]]",
+        help="sizes that the engines have kernels for: the side, and the number of text tokens, to tune for, and the "
+        "range around each; once for each use, such as --profile 512:256..768 --profile 1024. A picture runs in the "
+        "profile that holds its size and whose best size is nearest (default: one for the model's default size, one "
+        "for half of it)",
+    )
+    _add(
+        group,
+        "opt_size",
+        type=int,
+        metavar="PX",
+        help="side to tune for, with one profile for all sizes: the same as --profile PX",
+    )
     _add(group, "max_batch", type=int, metavar="N", help="pictures in one call (default: %(default)s)")
     _add(
         group,

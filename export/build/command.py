@@ -21,6 +21,7 @@ from export.build.report import write_report
 from export.build.running import run_jobs
 from export.build.variant import variants_of
 from export.engine.files import REPORT
+from export.engine.timing_cache import TIMING_CACHE, carry_over
 from export.measurements import CHANNELS, STATE, Measurements, is_resumable, known_measurements, measure
 from model.checkpoint.description import TOKENIZER, describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
@@ -62,10 +63,13 @@ def build(options: BuildOptions) -> Manifest:
         _check_needs(needs_of_build(variants, checkpoint, known or Measurements(), stock), output, quiet)
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
+        if "tensorrt" in options.backends and not options.fresh:
+            carry_over(output, folder)
         known = known or measure(checkpoint, variants[0].types, folder, quiet)
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, stock, quiet)
         others = _write_others(folder, checkpoint, known)
+        others += [TIMING_CACHE] if (folder / TIMING_CACHE).is_file() and "tensorrt" in options.backends else []
         cost = rounding_cost(checkpoint, finished, stock.files(REPORT), quiet) if options.compare else {}
         others += write_report(folder, described.name, checkpoint, variants, finished, cost)
         files = files_of(folder, finished, others)

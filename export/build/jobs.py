@@ -13,7 +13,8 @@ from export.engine.plan import EngineOptions, build_engine
 from export.graph.records import configuration, graph_record, graphs_of, stage_of
 from export.graph.stage import StageOptions, export_stage
 from model.checkpoint.directory import Checkpoint
-from runtime.bundle.manifest import EngineSpec, FileSpec, GraphSpec
+from runtime.bundle.graph_specs import EngineSpec, GraphSpec
+from runtime.bundle.manifest import FileSpec
 
 _FIRST = ("dit_cond", "dit_uncond")
 """Engines of these are built first: joined weights then lie where the others' plans will be."""

@@ -12,8 +12,9 @@ from export.build.options import BuildOptions
 from export.build.variant import Variant
 from export.graph.smoothing import ALPHA
 from export.measurements import Measurements
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, GraphSpec
 from runtime.bundle.json_fields import decode
-from runtime.bundle.manifest import EngineSet, EngineSpec, FileSpec, GraphSpec, Manifest, QuantizationSpec
+from runtime.bundle.manifest import FileSpec, Manifest, QuantizationSpec
 
 TOOLS = ("torch", "onnx-ir", "onnxscript")
 """Packages whose versions the manifest names."""

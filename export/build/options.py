@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.demo_model import DEMO_CHECKPOINT
+from export.engine.profile_option import parse_profile
 from export.engine.sizes import MAX_BATCH
 from export.engine.targets import DEFAULT_TARGETS, check_targets
 from export.graph.precision import ACTIVATIONS, BASES, PRECISIONS, QUANTIZED, Precision, precision_of
@@ -61,9 +62,12 @@ class BuildOptions:
     min_size: int | None = None
     """Shortest side of a picture that engines take, in pixels; None for the model's."""
     opt_size: int | None = None
-    """Side that engines are tuned for, in pixels; None for the model's default size."""
+    """Side that engines are tuned for, in pixels, with one profile for all sizes; None for `profile`."""
     max_size: int | None = None
     """Longest side of a picture that engines take, in pixels; None for the model's."""
+    profile: tuple[str, ...] = ()
+    """Optimization profiles of engines, as `export.engine.profile_option` reads them; none for one that is tuned for
+    the model's default size and one for half of it."""
     max_batch: int = 1
     """Pictures in one call of an engine, from 1 to `MAX_BATCH`."""
     weight_streaming: bool = False
@@ -88,7 +92,7 @@ class BuildOptions:
     """Show no progress and no messages."""
 
     def __post_init__(self) -> None:
-        for name in ("lora", "backend", "keep_base", "target"):
+        for name in ("lora", "backend", "keep_base", "target", "profile"):
             if not isinstance(value := getattr(self, name), tuple):
                 raise ValueError(f"{name} is {value!r}, wanted a tuple of strings")
         self._check_choices()
@@ -101,6 +105,7 @@ class BuildOptions:
         if self.lora_target != "cond" and not self.lora:
             raise ValueError(f"--lora-target {self.lora_target} goes with --lora")
         self._check_quantization()
+        self._check_profiles()
         if self.weights == "link" and "ort" not in self.backend:
             raise ValueError("--weights link goes with --backend ort: a TensorRT plan holds its weights itself")
         for backend in self.backends:
@@ -119,6 +124,16 @@ class BuildOptions:
                 "--calibration goes with --activations static or --precision int8; float8 finds a scale for each token "
                 "while it runs, and needs no file"
             )
+
+    def _check_profiles(self) -> None:
+        for text in self.profile:
+            parse_profile(text)
+        if self.profile and self.opt_size is not None:
+            raise ValueError(
+                f"--profile and --opt-size {self.opt_size} exclude each other: a profile names the side to tune for"
+            )
+        if self.profile and set(self.backend) == {"ort"}:
+            raise ValueError("--profile goes with --backend rtx or tensorrt: ONNX Runtime takes any size")
 
     def _check_choices(self) -> None:
         choices: dict[str, Sequence[str | None]] = {

@@ -15,14 +15,20 @@ from export.build.weight_sizes import linked_bytes, scratch_bytes, weight_bytes
 from export.graph.records import stage_of
 from export.measurements import Measurements
 from model.checkpoint.directory import Checkpoint
+from runtime.backend.machine import look
 from runtime.host_memory import available_memory
 
 _SPARE_BYTES = 64 << 20
 """Disk space wanted beyond the weights: graphs, kernels, tokenizer, manifest."""
 _PROCESS_BYTES = 1 << 30
 """Memory of a build beside the weights: PyTorch, the graph, TensorRT. Measured 0.6 to 0.9 GB."""
-_ENGINE_FACTOR = 1.2
-"""Anonymous memory of an engine's build in multiples of its weights; measured 1.1 with TensorRT-RTX 1.7.1."""
+_ENGINE_FACTOR = {"rtx": 1.2, "tensorrt": 5.0}
+"""Memory of an engine's build in multiples of its weights. TensorRT-RTX 1.7.1: measured 1.1. TensorRT: users of
+NVIDIA/TensorRT-Model-Connect report 148 GB for a plan of 29.5 GB; no build was measured here."""
+_GPU_FACTOR = {"rtx": 0.0, "tensorrt": 1.0}
+"""The same of device memory: 28.8 GB were reported for that plan. TensorRT-RTX needs no GPU."""
+_PLAN_BYTES = 40 << 20
+"""Room for a plan's kernels, for each profile; measured 36 MB for 34 blocks with TensorRT-RTX 1.7.1."""
 _COMPARING = 1.25
 """Memory of comparing, in multiples of what running block by block takes; measured 4.2 to 3.6 GB at the real size."""
 _START_SECONDS, _TRACE_SECONDS, _BYTES_PER_SECOND = 5, 40, {"ort": 300e6, "rtx": 100e6, "tensorrt": 30e6}
@@ -41,16 +47,19 @@ class Needs:
     """Peak of anonymous memory in bytes."""
     seconds: float
     """A rough estimate on two cores."""
+    device: int = 0
+    """Peak of device memory in bytes."""
 
     def __str__(self) -> str:
+        device = f", {self.device / 1e9:.1f} GB of device memory" if self.device else ""
         return (
-            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory and about "
-            f"{_duration(self.seconds)}"
+            f"needs {(self.disk + self.scratch) / 1e9:.2f} GB of disk, {self.memory / 1e9:.1f} GB of memory{device} "
+            f"and about {_duration(self.seconds)}"
         )
 
 
 def check_needs(needs: Needs, output: Path) -> None:
-    """Raise OSError or MemoryError unless disk and memory suffice."""
+    """Raise OSError or MemoryError unless disk, memory and device memory suffice."""
     folder = output.absolute().parent
     if (free := shutil.disk_usage(folder).free) < needs.disk + needs.scratch:
         raise OSError(
@@ -61,6 +70,12 @@ def check_needs(needs: Needs, output: Path) -> None:
         raise MemoryError(
             f"the build needs {needs.memory / 1e9:.1f} GB, but only {available / 1e9:.1f} GB are available; close "
             "other programs, add swap, or raise the container's limit"
+        )
+    gpu = look(0, ()).gpu if needs.device else None
+    if gpu is not None and gpu.free < needs.device:
+        raise MemoryError(
+            f"the build needs {needs.device / 1e9:.1f} GB of device memory, but only {gpu.free / 1e9:.1f} GB of "
+            f"{gpu.name} are free; close other programs that use the GPU, or build on a larger one of the same kind"
         )
 
 
@@ -92,11 +107,14 @@ def needs_of(variant: Variant, checkpoint: Checkpoint, graphs: Collection[str], 
     """
     stages = [stage for stage in checkpoint.sources if stage in {stage_of(graph) for graph in graphs}]
     weights = {stage: weight_bytes(checkpoint, stage, variant.types, variant.recipe) for stage in stages}
-    memory, scratch = _PROCESS_BYTES, 0
+    memory, scratch, device, plans = _PROCESS_BYTES, 0, 0, 0
     if variant.engine:  # an engine for tiles has its own weights, where a graph finds those of the whole one
         weights = {graph: weights[stage_of(graph)] for graph in graphs}
         scratch = max((scratch_bytes(checkpoint, s, variant.types, variant.recipe) for s in stages), default=0)
-        memory += int(_ENGINE_FACTOR * max(weights.values(), default=0))
+        largest = max(weights.values(), default=0)
+        memory += int(_ENGINE_FACTOR[variant.backend] * largest)
+        device = int(_GPU_FACTOR[variant.backend] * largest)
+        plans = _PLAN_BYTES * len(weights) * len(variant.engine.profiles)
     else:
         weights = {stage: size for stage, size in weights.items() if stage in graphs}
     if variant.types.activations != "base":
@@ -106,7 +124,7 @@ def needs_of(variant: Variant, checkpoint: Checkpoint, graphs: Collection[str], 
     shared = variant.linked and not variant.engine
     disk = _linked_disk(variant, checkpoint, weights, folder) if shared else total
     seconds = (_TRACE_SECONDS if graphs else _START_SECONDS) + total / _BYTES_PER_SECOND[variant.backend]
-    return Needs(_SPARE_BYTES + disk, scratch, memory, seconds)
+    return Needs(_SPARE_BYTES + plans + disk, scratch, memory, seconds, device)
 
 
 def _linked_disk(variant: Variant, checkpoint: Checkpoint, stages: Collection[str], folder: Path) -> int:
@@ -134,6 +152,7 @@ def together(needs: list[Needs]) -> Needs:
         max(n.scratch for n in needs),
         max(n.memory for n in needs),
         sum(n.seconds for n in needs),
+        max(n.device for n in needs),
     )
 
 

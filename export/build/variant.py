@@ -7,8 +7,9 @@ from calibration.points import layers_of
 from export.build.jobs import Job, jobs_of
 from export.build.options import BuildOptions
 from export.engine.plan import EngineOptions
-from export.engine.sizes import limits_of, size_ranges
-from export.engine.targets import check_targets
+from export.engine.sizes import extents, limits_of, size_ranges, together
+from export.engine.targets import check_gpu, check_targets
+from export.engine.version import check_version
 from export.graph.passes.codes import Form
 from export.graph.precision import Precision
 from export.graph.recipe import Recipe, recipe_of, unmatched
@@ -17,7 +18,8 @@ from export.graph.stage import StageOptions
 from export.measurements import Measurements
 from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
-from runtime.bundle.manifest import Manifest, SizeRange
+from runtime.bundle.graph_specs import SizeRange
+from runtime.bundle.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,44 @@ def variants_of(options: BuildOptions, checkpoint: Checkpoint, described: Manife
     """A variant for each backend; `described` is the checkpoint's manifest without files.
 
     Raises:
-        ValueError: a size is not one of the model's, or a pattern of ``--keep-base`` matches no activation.
-        RuntimeError: a backend's package is not installed, or there is no GPU to build for.
+        ValueError: a size is not one of the model's, a pattern of ``--keep-base`` matches no activation, or the GPU to
+            build for cannot compute the precision.
+        RuntimeError: a backend's package is not installed or cannot read the graphs, or there is no GPU to build for.
     """
     if wrong := unmatched(options.keep_base, checkpoint.sources, checkpoint):
         raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
-    limits = limits_of(
-        described.sizes,
-        described.prompt.max_tokens,
-        options.min_size,
-        options.opt_size,
-        options.max_size,
-        options.max_batch,
-    )
-    sizes = size_ranges(limits, described.sizes.multiple)
-    return [_variant(options, backend, sizes) for backend in options.backends]
+    sizes = described.sizes
+    limits = limits_of(sizes, described.prompt.max_tokens, options.min_size, options.max_size, options.max_batch)
+    covered = extents(limits, sizes, options.opt_size, options.profile)
+    limits = together(covered, limits)
+    profiles = tuple(size_ranges(extent, limits, sizes.multiple) for extent in covered)
+    return [_variant(options, backend, profiles) for backend in options.backends]
 
 
-def _variant(options: BuildOptions, backend: str, sizes: dict[str, SizeRange]) -> Variant:
+def _variant(options: BuildOptions, backend: str, profiles: tuple[dict[str, SizeRange], ...]) -> Variant:
     types, engine = options.types(backend), None
     if backend != "ort":
-        targets: Sequence[str] = check_targets(options.target, types) if backend == "rtx" else (_gpu(),)
-        engine = EngineOptions(backend, tuple(targets), sizes, options.weight_streaming, options.strict_audit)  # type: ignore[arg-type]
+        targets = check_targets(options.target, types) if backend == "rtx" else (_target(types),)
+        engine = EngineOptions(backend, targets, profiles, options.weight_streaming, options.strict_audit)  # type: ignore[arg-type]
         _ = engine.version  # a package that is missing is named before the work starts
     recipe = recipe_of(types, options.attention, options.keep_base)
     linked, decomposed = options.weights == "link" or engine is not None, options.attention == "decomposed"
     return Variant(backend, types, recipe, engine, linked, decomposed)
 
 
-def _gpu() -> str:
-    """Compute capability of the GPU in this machine, which TensorRT builds for; RuntimeError if there is none."""
-    machine = look(0, ())
+def _target(types: Precision) -> str:
+    """Compute capability of the GPU in this machine, which TensorRT builds for.
+
+    Raises:
+        RuntimeError: there is no GPU, or TensorRT is missing or of a version that cannot read the graphs.
+        ValueError: the GPU cannot compute the precision.
+    """
+    machine = look(0, ("tensorrt",))
     if machine.gpu is None:
         raise RuntimeError(
             f"--backend tensorrt builds for the GPU in the machine, and {machine.no_gpu}; --backend rtx needs none"
         )
-    return machine.gpu.capability
+    if machine.problems:
+        raise RuntimeError(dict(machine.problems)["tensorrt"])
+    check_version(dict(machine.versions)["tensorrt"])
+    return check_gpu(machine.gpu, types)

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from export.engine.sizes import Shapes
+from export.engine.timing_cache import TimingCache
 from export.graph.stitched import Stitched, StitchedTensor
 from runtime.tensorrt.package import TITLES, load_package
 
-_SCRATCH = re.compile(r"Scratch Memory: (\d+) bytes")
+_PROFILE = re.compile(r"optimization profile number (\d{1,9})|\[profile (\d{1,9})\]")
+_MEMORY = re.compile(r"(?:Scratch|Activation) Memory: (\d{1,18}) bytes")
 _NO_DRIVER = "CUDA driver version is insufficient"
 """Logged as an error after each failure on a machine without a driver, which an RTX build does not need."""
-_KEPT = ("LayerType:", "Scratch Memory:")
+_KEPT = ("LayerType", "Scratch Memory:", "Activation Memory:", "optimization profile number")
 """What is kept of the builder's log, which is hundreds of megabytes for the real model."""
 
 
@@ -41,9 +43,9 @@ class Built:
     size: int
     sha256: str
     log: tuple[str, ...]
-    """Lines of the builder's log that list the kernels."""
-    activation_bytes: int
-    """Device memory beside the weights at the profile's largest sizes."""
+    """Messages of the builder's log that list the kernels."""
+    activation_bytes: tuple[int, ...]
+    """Device memory beside the weights at the largest sizes of each profile."""
     seconds: float
 
 
@@ -52,10 +54,11 @@ def build_plan(
     plan: Path,
     backend: str,
     targets: Sequence[str],
-    shapes: Shapes,
+    profiles: Sequence[Shapes],
     progress: Progress | None = None,
     weight_streaming: bool = False,
     stitched: Sequence[StitchedTensor] = (),
+    timing: TimingCache | None = None,
 ) -> Built:
     """Build one plan into the file `plan`, which must not exist.
 
@@ -66,14 +69,15 @@ def build_plan(
         plan: file to write.
         backend: ``rtx`` or ``tensorrt``.
         targets: compute capabilities such as ``sm89``; for ``tensorrt`` the GPU in the machine decides.
-        shapes: smallest, best and largest shape of each input.
+        profiles: smallest, best and largest shape of each input, for each optimization profile.
         progress: called from another thread after each step of the builder.
         weight_streaming: let the runtime keep part of the weights in host memory.
         stitched: initializers of the graph that are given by address.
+        timing: what was measured in earlier builds, for ``tensorrt``.
 
     Raises:
-        RuntimeError: the package is missing, or the builder refuses the graph; the message has its reason, which names
-            the layer.
+        RuntimeError: the package is missing, or the builder refuses the graph or a profile; the message has its reason,
+            which names the layer.
         OSError: the plan cannot be written. Nothing is left of it.
     """
     trt = load_package(backend)
@@ -83,9 +87,13 @@ def build_plan(
         try:
             addresses = {str(tensor.name): maps.enter_context(Stitched(tensor.parts)) for tensor in stitched}
             builder = trt.Builder(log)
-            network = builder.create_network(0)
+            # Types are those of the graph. TensorRT 10 would choose its own without this; later ones know nothing else.
+            network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
             parser = _parse(trt, network, log, onnx, TITLES[backend], addresses)
-            config = _config(trt, builder, targets if backend == "rtx" else (), shapes)
+            config = _config(trt, builder, targets if backend == "rtx" else ())
+            _add_profiles(builder, config, onnx.stem, profiles)
+            if timing is not None:
+                timing.attach(config)
             config.progress_monitor = monitor = _monitor_class(trt)(progress)
             if weight_streaming:
                 config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
@@ -99,9 +107,24 @@ def build_plan(
         except BaseException:
             plan.unlink()
             raise
-    scratch = max((int(size) for line in log.kept for size in _SCRATCH.findall(line)), default=0)
-    lines = tuple(line for text in log.kept for line in text.splitlines())
-    return Built(writer.size, writer.digest.hexdigest(), lines, scratch, time.perf_counter() - started)
+        if timing is not None:
+            timing.keep(config)
+    memory = activation_bytes(log.kept, len(profiles))
+    return Built(writer.size, writer.digest.hexdigest(), tuple(log.kept), memory, time.perf_counter() - started)
+
+
+def activation_bytes(log: Sequence[str], profiles: int) -> tuple[int, ...]:
+    """What the builder says of each profile's device memory; where it says nothing of one, the most of all."""
+    found = dict.fromkeys(range(profiles), 0)
+    current = 0
+    for message in log:
+        for line in message.split("\n"):
+            if profile := _PROFILE.search(line):
+                current = int(profile[1] or profile[2])
+            for size in _MEMORY.findall(line):
+                found[current] = max(found.get(current, 0), int(size))
+    most = max(found.values())
+    return tuple(found[index] or most for index in range(profiles))
 
 
 def _parse(trt: Any, network: Any, log: Any, onnx: Path, name: str, addresses: Mapping[str, Stitched]) -> Any:
@@ -116,18 +139,26 @@ def _parse(trt: Any, network: Any, log: Any, onnx: Path, name: str, addresses: M
     return parser
 
 
-def _config(trt: Any, builder: Any, targets: Sequence[str], shapes: Shapes) -> Any:
+def _config(trt: Any, builder: Any, targets: Sequence[str]) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if targets:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)
-    profile = builder.create_optimization_profile()
-    for name, (smallest, best, largest) in shapes.items():
-        profile.set_shape(name, smallest, best, largest)
-    config.add_optimization_profile(profile)
     return config
+
+
+def _add_profiles(builder: Any, config: Any, stage: str, profiles: Sequence[Shapes]) -> None:
+    for index, shapes in enumerate(profiles):
+        profile = builder.create_optimization_profile()
+        try:
+            for name, (smallest, best, largest) in shapes.items():
+                profile.set_shape(name, smallest, best, largest)
+        except ValueError as error:
+            raise RuntimeError(f"profile {index} of {stage} is refused: {name} of {smallest} to {largest}") from error
+        if config.add_optimization_profile(profile) != index:
+            raise RuntimeError(f"profile {index} of {stage} is refused: {shapes}")
 
 
 def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isqrt, prod
 
-from export.engine.kernels import BYTES, Kernel, Tensor
+from export.engine.kernels import BYTES, UNKNOWN, Kernel, Tensor
 
 QKV = ("attention.qkv", "self_attn.qkv_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_AND_UP = (
@@ -81,15 +81,15 @@ def operands(kernel: Kernel) -> tuple[Tensor, ...]:
 
 
 def type_name(tensors: Iterable[Tensor]) -> str:
-    """``fp8``, or ``bf16 x fp8`` where the types differ."""
-    return " x ".join(dict.fromkeys(_SHORT.get(tensor.dtype, tensor.dtype.lower()) for tensor in tensors))
+    """``fp8``, or ``bf16 x fp8`` where the types differ; ``unknown`` where nothing is known of the operands."""
+    return " x ".join(dict.fromkeys(_SHORT.get(tensor.dtype, tensor.dtype.lower()) for tensor in tensors)) or UNKNOWN
 
 
 def operations(kernel: Kernel, rows: int) -> int:
-    """2·M·N·K, from the sizes M·K, K·N and M·N of operands and result, whichever of them is transposed."""
+    """2·M·N·K, from the sizes M·K, K·N and M·N of operands and result, whichever is transposed; 0 if not known."""
     factors = operands(kernel)
     if len(factors) < 2 or not kernel.outputs:
         return 0
-    batch = prod(rows if size < 0 else size for size in factors[1].dims[:-2])
+    batch = prod(rows if size < 0 else size for size in factors[1].dims[:-2]) or 1
     sizes = [tensor.elements(rows) for tensor in (*factors, kernel.outputs[0])]
     return 2 * isqrt(prod(sizes) // batch)

@@ -14,9 +14,11 @@ from calibration.points import products_of
 from export.atomic_directory import file_spec
 from export.engine.builder import Built, build_plan
 from export.engine.files import kernels_to_json
-from export.engine.kernels import parse_kernels
+from export.engine.kernels import Kernel
+from export.engine.listing import parse_kernels
 from export.engine.report import Build, Wanted, audit, report
 from export.engine.sizes import shapes, used
+from export.engine.timing_cache import TIMING_CACHE, TimingCache
 from export.graph import weights
 from export.graph.passes.join_products import JOINED
 from export.graph.records import graph_record
@@ -25,7 +27,8 @@ from export.graph.stitched import stitched_tensors
 from export.memory import Peak
 from model.autoencoder import PATCH
 from model.checkpoint.directory import Checkpoint
-from runtime.bundle.manifest import EngineSpec, FileSpec, SizeRange, TensorSpec
+from runtime.bundle.graph_specs import EngineSpec, Profile, SizeRange, TensorSpec
+from runtime.bundle.manifest import FileSpec
 from runtime.progress import Progress
 from runtime.tensorrt.package import load_package
 
@@ -42,7 +45,8 @@ class EngineOptions:
 
     backend: Literal["rtx", "tensorrt"]
     targets: tuple[str, ...]
-    sizes: Mapping[str, SizeRange]
+    profiles: tuple[Mapping[str, SizeRange], ...]
+    """Ranges of all named sizes, for each optimization profile."""
     weight_streaming: bool = False
     """Let the runtime keep part of the weights in host memory."""
     strict_audit: bool = False
@@ -82,7 +86,7 @@ def build_engine(
     plan.parent.mkdir(parents=True, exist_ok=True)
     plan.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
-    ranges = used(record.inputs, engine.sizes)
+    profiles = used(record.inputs, engine.profiles)
     with (
         Progress(f"{stage}: tracing", quiet=quiet) as bar,
         Peak() as memory,
@@ -97,51 +101,71 @@ def build_engine(
             plan,
             engine.backend,
             engine.targets,
-            shapes(record.inputs, ranges),
+            [shapes(record.inputs, ranges) for ranges in profiles],
             _shown(bar, stage),
             engine.weight_streaming,
             stitched,
+            TimingCache(folder / TIMING_CACHE) if engine.backend == "tensorrt" else None,
         )
         bar.set_description(f"{engine.name} {stage}")
     shutil.rmtree(scratch)
     kernels = parse_kernels(built.log)
-    if problems := audit(kernels, wanted):
-        message = f"the engine of {stage} is not what was asked for: {'; '.join(problems[:_LISTED])}"
-        if engine.strict_audit:
-            plan.unlink()
-            raise RuntimeError(message)
-        print(f"warning: {message}", file=sys.stderr)
-    build = _build(stage, options, engine, _rows(ranges, checkpoint), built, size, memory.highest)
-    described = asdict(replace(report(build, kernels), problems=tuple(problems)))
+    rows = [_rows(ranges, checkpoint) for ranges in profiles]
+    problems = _problems(stage, kernels, wanted, plan if engine.strict_audit else None)
+    build = _build(stage, options, engine, rows, built, size, memory.highest)
+    listed = {kernel.profile for kernel in kernels}
+    # A list that does not tell its profiles apart counts as that of the first.
+    profile = rows.index(build.rows) if rows.index(build.rows) in listed else min(listed, default=0)
+    described = asdict(replace(report(build, kernels, profile), problems=tuple(problems)))
     listing = plan.with_suffix(".kernels.json")
     listing.write_text(kernels_to_json(kernels), encoding="utf-8")
-    spec = EngineSpec(
-        relative, options.precision.stage(stage), record.inputs, (record.output,), dict(ranges), built.activation_bytes
-    )
+    made = (Profile(ranges, taken) for ranges, taken in zip(profiles, built.activation_bytes, strict=True))
+    spec = EngineSpec(relative, options.precision.stage(stage), record.inputs, (record.output,), tuple(made))
     files = {relative: FileSpec(built.size, built.sha256), listing.relative_to(folder).as_posix(): file_spec(listing)}
     return spec, files, described
+
+
+def _problems(stage: str, kernels: Sequence[Kernel], wanted: Wanted, strict: Path | None) -> list[str]:
+    """What the audit finds, as a warning; or, of the plan `strict`, as an error that takes the plan away."""
+    if opaque := [kernel.name for kernel in kernels if kernel.opaque]:
+        print(
+            f"warning: {len(opaque)} entries of the builder's list of kernels of {stage} are not understood, such as "
+            f"{opaque[0]!r}; the report counts them by name",
+            file=sys.stderr,
+        )
+    if not kernels:
+        print(f"warning: the builder listed no kernels of {stage}; the report has none", file=sys.stderr)
+    if problems := audit(kernels, wanted):
+        message = f"the engine of {stage} is not what was asked for: {'; '.join(problems[:_LISTED])}"
+        if strict is not None:
+            strict.unlink()
+            raise RuntimeError(message)
+        print(f"warning: {message}", file=sys.stderr)
+    return problems
 
 
 def _build(
     stage: str,
     options: StageOptions,
     engine: EngineOptions,
-    rows: int,
+    rows: Sequence[int],
     built: Built,
     size: int,
     peak: int,
 ) -> Build:
+    """The figures of a build; `rows` are the sequence lengths of its profiles, of which the longest is reported."""
     return Build(
         stage,
         engine.backend,
         engine.targets,
         engine.version,
         "fp8" if options.recipe.attention else "base",
-        rows,
+        max(rows),
         built.size,
         size,
         peak,
         built.seconds,
+        tuple(rows),
     )
 
 

@@ -9,6 +9,7 @@
 - A *block* is what lies between the first product for a block's queries, keys or values and the first of the next
   block, in the order of the launches: signals and waits are not counted, and neither is the last block, which has no
   such end. Without a weight's name, which only dequantised weights have, the fused attentions are taken instead.
+- An *opaque* entry of the list is one that `export.engine.listing` does not understand.
 - A *copy* is a weight of 8 bits that is written to memory in 16 or 32 bits by a kernel without run-time inputs. It is
   repeated in each call, so it costs memory and time that 8 bits are meant to save.
 """
@@ -46,13 +47,15 @@ class Build:
     attention: str
     """Type that was asked for the transformers' attention: fp8 or base."""
     rows: int
-    """Sequence length that the engine is tuned for."""
+    """Sequence length that the profile which is reported is tuned for."""
     plan_bytes: int
     weight_bytes: int
     """Of the ONNX graph."""
     peak_bytes: int
     """Largest anonymous memory of the process during the build."""
     seconds: float
+    profiles: tuple[int, ...] = ()
+    """Sequence lengths that the optimization profiles are tuned for, in the plan's order."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class EngineReport:
     """Bytes that the copies write in one call."""
     problems: tuple[str, ...] = ()
     """What is not as it was asked for, by `audit`."""
+    opaque: tuple[str, ...] = ()
+    """Names of entries that are not understood, of all profiles; they are counted as kernels of their kinds."""
 
     @property
     def coded_share(self) -> float:
@@ -129,8 +134,9 @@ class Wanted:
     """Type of the codes, ``fp8`` or ``int8``."""
 
 
-def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
-    """Count the kernels of an engine."""
+def report(build: Build, listed: Sequence[Kernel], profile: int = 0) -> EngineReport:
+    """Count the kernels of an engine for one of its profiles; whatever the builder lists, this does not fail."""
+    kernels = [kernel for kernel in listed if kernel.profile == profile]
     running = [kernel for kernel in kernels if kernel.runs]
     copies = weight_copies(running)
     written = {tensor.name for copy in copies for tensor in copy.outputs}
@@ -156,11 +162,22 @@ def report(build: Build, kernels: Sequence[Kernel]) -> EngineReport:
         copy_bytes=sum(
             t.elements(build.rows) * BYTES[t.dtype] for copy in copies for t in copy.outputs if t.dtype in FLOATS
         ),
+        opaque=tuple(f"{kernel.name} ({kernel.kind})" for kernel in listed if kernel.opaque),
     )
 
 
 def audit(kernels: Sequence[Kernel], wanted: Wanted) -> list[str]:
-    """What is not as wanted, one sentence for each layer; nothing if all is."""
+    """What is not as wanted, one sentence for each layer; nothing if all is, in each of the profiles."""
+    profiles = sorted({kernel.profile for kernel in kernels}) or [0]
+    found = {
+        profile: _audit([kernel for kernel in kernels if kernel.profile == profile], wanted) for profile in profiles
+    }
+    if len(profiles) == 1:
+        return found[profiles[0]]
+    return [f"in profile {profile} {problem}" for profile, problems in found.items() for problem in problems]
+
+
+def _audit(kernels: Sequence[Kernel], wanted: Wanted) -> list[str]:
     running = [kernel for kernel in kernels if kernel.runs]
     problems = [problem for name in wanted.fused if (problem := _attention_problem(running, name, wanted))]
     copies = weight_copies(running)
@@ -224,11 +241,17 @@ def _row_use(kernels: Sequence[Kernel]) -> Use:
 def _attention_use(kernels: Sequence[Kernel], rows: int) -> Use:
     uses = {}
     for kernel in kernels:
-        (result, *_) = kernel.outputs
-        # In a batch that varies heads and pictures are one dimension, and how many heads there are is not told.
-        known = not (result.dims[0] < 0 and min(result.dims[1:]) < 0)
-        uses[kernel] = (type_name(kernel.inputs[:3]), 4 * rows * result.elements(rows) if known else 0)
+        uses[kernel] = (type_name(kernel.inputs[:3]), _attention_operations(kernel, rows))
     return _count(uses)
+
+
+def _attention_operations(kernel: Kernel, rows: int) -> int:
+    if not kernel.outputs:
+        return 0
+    result = kernel.outputs[0]
+    # In a batch that varies heads and pictures are one dimension, and how many heads there are is not told.
+    known = not (min(result.dims[:1], default=0) < 0 and min(result.dims[1:], default=0) < 0)
+    return 4 * rows * result.elements(rows) if known else 0
 
 
 def _count(uses: dict[Kernel, tuple[str, int]]) -> Use:

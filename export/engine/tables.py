@@ -1,6 +1,6 @@
 """The figures of engine reports as cells of tables, for the page and for terminals."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from export.engine.kernels import NOT_KERNELS
@@ -26,7 +26,7 @@ def _size_cells(report: EngineReport) -> list[str]:
     build = report.build
     more = f"{build.plan_bytes / build.weight_bytes - 1:+.1%}" if build.weight_bytes else NONE
     return [
-        f"{build.rows:,}",
+        _rows(build.rows, build.profiles),
         f"{build.plan_bytes / 1e6:,.1f}",
         f"{build.weight_bytes / 1e6:,.1f}",
         more,
@@ -43,7 +43,7 @@ def _kernel_cells(report: EngineReport) -> list[str]:
         str(report.streams),
         str(report.synchronisations),
         counted(report.convolutions),
-        counted(kinds),
+        counted(kinds) + (f"; {len(report.opaque)} not understood" if report.opaque else ""),
     ]
 
 
@@ -69,8 +69,9 @@ def _attention_cells(report: EngineReport) -> list[str]:
 TABLES = (
     Table(
         "Plans and builds",
-        "The rows are the sequence length that an engine is tuned for. Weights are those of the ONNX graph. Peak "
-        "memory is what the building process has written itself; mapped weight files are not counted.",
+        "The rows are the sequence length that an engine is tuned for; of several profiles all tables are about the "
+        "one with the most. Weights are those of the ONNX graph. Peak memory is what the building process has written "
+        "itself; mapped weight files are not counted.",
         ("Rows", "Plan in MB", "Weights in MB", "Plan beyond weights", "Peak memory in GB", "Build in seconds"),
         _size_cells,
     ),
@@ -116,6 +117,12 @@ def describe(reports: Mapping[str, EngineReport]) -> str:
     name = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}.get(build.backend, build.backend)
     attention = "fp8" if build.attention == "fp8" else "the base type"
     return f"{name} {build.version} for {' and '.join(build.targets)}, attention in {attention}"
+
+
+def _rows(reported: int, profiles: Sequence[int]) -> str:
+    """``4,352``, or ``4,352 and 1,280`` of an engine with two profiles."""
+    others = [rows for rows in profiles if rows != reported]
+    return " and ".join(f"{rows:,}" for rows in (reported, *others))
 
 
 def _operation_cells(share: float, *uses: Use) -> list[str]:

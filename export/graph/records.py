@@ -13,7 +13,7 @@ from torch import nn
 
 from model.checkpoint.directory import Checkpoint
 from model.tiled_autoencoder import TileDecoder, TileEncoder
-from runtime.bundle.manifest import TensorSpec
+from runtime.bundle.graph_specs import TensorSpec
 from runtime.constants import TILE_GRAPHS
 
 _WHOLE = {tile: whole for whole, tile in TILE_GRAPHS.items()}

@@ -31,7 +31,7 @@ from export.graph.smoothing import Smoothing, smoothed
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
-from runtime.bundle.manifest import GraphSpec
+from runtime.bundle.graph_specs import GraphSpec
 from runtime.progress import Progress
 
 _GRAPHS: dict[str, ir.Model] = {}

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.backend.limits import activation_bytes
 from runtime.backend.machine import Machine, device_index
-from runtime.bundle.manifest import EngineSet, Manifest
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import Manifest
 from runtime.errors import BackendError, RequestError, shown
+from runtime.plan import Plan
 from runtime.tensorrt.memory_plan import MemoryPlan, MemoryPlanError, plan_memory
 
 BACKENDS = ("auto", "ort", "rtx", "tensorrt")
@@ -51,6 +54,7 @@ def choose(
     device: str,
     memory: str,
     most: int | None = None,
+    plans: Sequence[Plan] = (),
 ) -> Choice:
     """The best of what can run.
 
@@ -62,6 +66,7 @@ def choose(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; engines run on CUDA, ONNX Runtime's ``auto`` is the CPU.
         memory: for engines, one of `runtime.tensorrt.memory_plan.MEMORY`.
         most: bytes of device memory that engines may take, of what is free; None for all of it.
+        plans: what will be run, if it is known: engines then need room for those sizes only.
 
     Raises:
         RequestError: an unknown backend, device or memory level, or a combination that does not exist.
@@ -83,7 +88,7 @@ def choose(
             f"bundle with them{_way_out(manifest)}"
         )
     assert machine is not None, "needs_machine"
-    found = [_try(manifest, engines, stages, machine, memory, most) for engines in sets]
+    found = [_try(manifest, engines, stages, machine, memory, most, plans) for engines in sets]
     if fits := [choice for choice in found if isinstance(choice, Choice)]:
         return fits[0]
     objection = max((o for o in found if isinstance(o, _Objection)), key=lambda o: o.check)
@@ -108,7 +113,13 @@ def _onnx(manifest: Manifest, device: str, why: str) -> Choice:
 
 
 def _try(
-    manifest: Manifest, engines: EngineSet, stages: Sequence[str], machine: Machine, memory: str, most: int | None
+    manifest: Manifest,
+    engines: EngineSet,
+    stages: Sequence[str],
+    machine: Machine,
+    memory: str,
+    most: int | None,
+    plans: Sequence[Plan],
 ) -> Choice | _Objection:
     """The checks, from what a machine lacks altogether to what only lacks room."""
     label, gpu = engines.label, machine.gpu
@@ -132,7 +143,8 @@ def _try(
         )
     try:
         free = gpu.free if most is None else min(gpu.free, most)
-        plan = plan_memory(engines, manifest.files, stages, free, memory)
+        activations = activation_bytes(engines, stages, plans)
+        plan = plan_memory(engines, manifest.files, stages, free, memory, activations)
     except MemoryPlanError as error:
         return _Objection(4, str(error))
     return Choice(

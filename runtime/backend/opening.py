@@ -11,6 +11,7 @@ from runtime.backend.placement import graphs_on, stage_of
 from runtime.bundle.manifest import Manifest
 from runtime.errors import BackendError
 from runtime.graph import Graph
+from runtime.plan import Plan
 from runtime.tensorrt.engines import open_engines
 
 
@@ -31,13 +32,14 @@ def choose_backend(
     device: str = "auto",
     memory: str = "auto",
     most: int | None = None,
+    plans: Sequence[Plan] = (),
 ) -> Choice:
     """What would run these stages here; see `runtime.backend.choice`. Looks for a GPU only if engines may run."""
     machine = None
     if needs_machine(manifest, backend, device):
         names = dict.fromkeys(engines.backend for engines in manifest.engines.values())
         machine = look(device_index(device) or 0, names)
-    return choose(manifest, stages, machine, backend, device, memory, most)
+    return choose(manifest, stages, machine, backend, device, memory, most, plans)
 
 
 def choose_placed(
@@ -46,6 +48,7 @@ def choose_placed(
     backend: str = "auto",
     memory: str = "auto",
     most: int | None = None,
+    plans: Sequence[Plan] = (),
 ) -> dict[str, Choice]:
     """What would run the graphs of each device, as `choose_backend` finds it: engines on all devices, or on none.
 
@@ -57,7 +60,7 @@ def choose_placed(
     several = graphs_on(placed)
     for device, names in several.items():
         try:
-            choices[device] = choose_backend(manifest, _stages(names), backend, device, memory, most)
+            choices[device] = choose_backend(manifest, _stages(names), backend, device, memory, most, plans)
         except BackendError as error:
             raise BackendError(f"{device}: {error}" if len(several) > 1 else str(error)) from error
     if len({choice.engines is None for choice in choices.values()}) == 1:

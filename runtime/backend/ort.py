@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from runtime.bundle.manifest import GraphSpec
+from runtime.bundle.graph_specs import GraphSpec
 from runtime.errors import BackendError, ClosedError, RequestError, shown
 from runtime.graph import check_feeds
 from runtime.host_memory import available_memory

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from runtime.bundle.manifest import EngineSpec
+from runtime.bundle.graph_specs import EngineSpec
 from runtime.graph import check_feeds
 from runtime.tensorrt.buffers import Buffer
 from runtime.tensorrt.cuda import Device
 from runtime.tensorrt.engine import Engine
+from runtime.tensorrt.profiles import choose_profile, profiles_text, range_text
 from runtime.tensorrt.residency import Residency
 
 
@@ -29,12 +30,15 @@ class EngineGraph:
         """
         check_feeds(self.name, self.spec.inputs, feeds)
         sizes = named_sizes(self.name, self.spec, feeds)
+        profile = self._profile(sizes)
         self.device.activate()
         self.residency.require(self.name)
         batch = self.spec.outputs[0].shape[0]
         if not isinstance(batch, str):
-            return self._run(feeds, feeds)
-        parts = [self._run(part, feeds) for part in self._parts(feeds, batch, sizes[batch])]
+            return self._run(feeds, feeds, profile)
+        limits = self.spec.profiles[profile].sizes.get(batch)
+        most = limits.maximum if limits else sizes[batch]
+        parts = [self._run(part, feeds, profile) for part in self._parts(feeds, batch, sizes[batch], most)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property
@@ -42,9 +46,22 @@ class EngineGraph:
         """All memory that the graph holds for its tensors."""
         return (*self.inputs.values(), self.output)
 
-    def _parts(self, feeds: dict[str, np.ndarray], batch: str, count: int) -> Iterator[dict[str, np.ndarray]]:
+    def _profile(self, sizes: dict[str, int]) -> int:
+        """Index of the profile to run in; the batch does not matter, since it is run in parts that fit."""
+        batch = self.spec.outputs[0].shape[0]
+        others = {name: size for name, size in sizes.items() if name != batch}
+        profile = choose_profile(self.spec, others)
+        if profile is None:
+            got = " and ".join(f"{name} = {size}" for name, size in others.items())
+            raise ValueError(
+                f"graph {self.name} got {got}, and its engine takes {profiles_text(self.spec, others)} together"
+            )
+        return profile
+
+    def _parts(
+        self, feeds: dict[str, np.ndarray], batch: str, count: int, most: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Feeds for as many pictures at a time as the engine takes."""
-        most = self.spec.sizes[batch].maximum if batch in self.spec.sizes else count
         if count <= most:
             yield feeds
             return
@@ -53,16 +70,16 @@ class EngineGraph:
             rows = slice(start, start + most)
             yield {name: array[rows] if name in batched else array for name, array in feeds.items()}
 
-    def _run(self, feeds: dict[str, np.ndarray], originals: dict[str, np.ndarray]) -> np.ndarray:
-        output = self.spec.outputs[0]
+    def _run(self, feeds: dict[str, np.ndarray], originals: dict[str, np.ndarray], profile: int) -> np.ndarray:
+        output, context = self.spec.outputs[0], self.engine.context(profile)
         for name, buffer in self.inputs.items():
             buffer.fill(feeds[name], originals[name])
-        shape = self.engine.bind({name: feeds[name].shape for name in self.inputs})
+        shape = context.bind({name: feeds[name].shape for name in self.inputs}, output.name)
         dtype = np.dtype(output.dtype)
         self.output.reserve(int(np.prod(shape)) * dtype.itemsize)
-        self.engine.place({name: buffer.address for name, buffer in self.inputs.items()})
-        self.engine.place({output.name: self.output.address})
-        self.engine.run()
+        context.place({name: buffer.address for name, buffer in self.inputs.items()})
+        context.place({output.name: self.output.address})
+        context.run()
         return self.output.read(shape, dtype)
 
 
@@ -79,10 +96,11 @@ def named_sizes(name: str, spec: EngineSpec, feeds: dict[str, np.ndarray]) -> di
                 continue
             if sizes.setdefault(size, value) != value:
                 raise ValueError(f"graph {name} got {size} = {sizes[size]} and, in {tensor.name}, {value}")
-            limits = spec.sizes.get(size)
-            if limits and (value < limits.minimum or (value > limits.maximum and size != batch)):
+            ranges = spec.ranges(size)
+            least = min((limits.minimum for limits in ranges), default=0)
+            if ranges and not any(value in limits for limits in ranges) and not (size == batch and value >= least):
                 raise ValueError(
-                    f"graph {name} got {tensor.name} with {size} = {value}, and its engine takes {limits.minimum} to "
-                    f"{limits.maximum}"
+                    f"graph {name} got {tensor.name} with {size} = {value}, and its engine takes "
+                    f"{range_text(spec, size)}"
                 )
     return sizes

@@ -6,7 +6,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import FileSpec
 from runtime.graph import Graph
 from runtime.tensorrt import cuda
 from runtime.tensorrt import package as trt

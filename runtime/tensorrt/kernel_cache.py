@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic_files import write_whole
-from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import FileSpec
 from runtime.tensorrt.cuda import Gpu
 
 

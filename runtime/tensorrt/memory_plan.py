@@ -9,13 +9,15 @@ whole picture or in tiles. Levels, from the fastest to the smallest:
   reads it from there whenever the engine runs. Only for engines that were built with weight streaming.
 - ``swapped``: one engine at a time. Both transformers' weights are read at every step.
 
-Weights are counted with the sizes of the plans, which hold little else.
+Weights are counted with the sizes of the plans, which hold little else. Activations are those of the profiles that will
+run, where it is known what will, else of the profile that needs most.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.bundle.manifest import EngineSet, FileSpec
+from runtime.bundle.graph_specs import EngineSet
+from runtime.bundle.manifest import FileSpec
 from runtime.constants import TILE_GRAPHS
 from runtime.errors import BackendError, RequestError, shown
 
@@ -50,7 +52,12 @@ class MemoryPlanError(BackendError):
 
 
 def plan_memory(
-    engines: EngineSet, files: Mapping[str, FileSpec], stages: Sequence[str], free: int, wanted: str = "auto"
+    engines: EngineSet,
+    files: Mapping[str, FileSpec],
+    stages: Sequence[str],
+    free: int,
+    wanted: str = "auto",
+    activations: Mapping[str, int] | None = None,
 ) -> MemoryPlan:
     """The first level that fits into `free` bytes.
 
@@ -60,6 +67,7 @@ def plan_memory(
         stages: that will run.
         free: bytes of device memory that nobody has taken.
         wanted: one of `MEMORY`.
+        activations: bytes that each stage needs beside its weights; None for the most that its profiles take.
 
     Raises:
         RequestError: `wanted` is none of `MEMORY`.
@@ -68,7 +76,7 @@ def plan_memory(
     if wanted not in MEMORY:
         raise RequestError(f"memory is {shown(wanted)}, wanted one of {', '.join(MEMORY)}")
     weights = {stage: files[engines.graphs[stage].plan].size for stage in stages}
-    scratch = {stage: engines.graphs[stage].activation_bytes for stage in stages}
+    scratch = {stage: engines.graphs[stage].activation_bytes for stage in stages} | dict(activations or {})
     plans = [] if wanted == "staged" else [_whole("resident", (tuple(stages),), weights, scratch)]
     if wanted != "resident":
         steps = _steps(stages)

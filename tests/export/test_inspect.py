@@ -12,11 +12,12 @@ import pytest
 from export.atomic_directory import file_spec
 from export.engine.engines_page import engines_page
 from export.engine.files import REPORT, engines_to_dict, kernels_path, kernels_to_json
-from export.engine.kernels import parse_kernels
+from export.engine.listing import parse_kernels
 from export.engine.report import Build, report
 from export.engine.tables import TABLES, blocks
 from export.inspect import inspect, main
-from runtime.bundle.manifest import EngineSet, EngineSpec, read_manifest
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, Profile
+from runtime.bundle.manifest import read_manifest
 from runtime.constants import MANIFEST
 
 DATA = Path(__file__).parent / "engine" / "data"
@@ -74,7 +75,7 @@ def bundle(demo_bundle, tmp_path):
             (directory / plan).write_bytes(b"plan" * 50_000)
             if stage in stages:
                 (directory / kernels_path(name, stage)).write_text(kernels_to_json(kernels(stage)), encoding="utf-8")
-            specs[stage] = EngineSpec(plan, "bfloat16", graph.inputs, graph.outputs, {}, 1)
+            specs[stage] = EngineSpec(plan, "bfloat16", graph.inputs, graph.outputs, (Profile({}, 1),))
         sets[name] = EngineSet("rtx", tuple(name.split("-")[1:]), "1.7.1.116", "fp8", specs)
     data = {"all": {"bytes_share": 0.95}, **engines_to_dict(reports())}
     (directory / REPORT).write_text(json.dumps(data), encoding="utf-8")

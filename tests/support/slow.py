@@ -16,6 +16,8 @@ PLACES = (
     "export/engine/test_builder.py",
     "export/engine/test_forms.py",
     "export/engine/test_plan.py",
+    "export/engine/test_profile_builds.py",
+    "export/engine/test_tensorrt_builds.py",
     "export/graph/test_float8.py",
     "export/graph/test_nf4.py",
     "export/graph/test_tile_graphs.py",

@@ -1,7 +1,9 @@
-"""Let TensorRT take attention apart that it has no fused kernel for: the VAE's, one head of 512 or in float32.
+"""Let TensorRT take attention apart that it has no fused kernel for: the VAE's.
 
 Matches Attention with queries (B, heads, L, head size) and gives it the attribute ``TRT_decomposable``; without it the
-engine's builder refuses the graph. Attention of the other stages must be a fused kernel, so there it stays as it is.
+engine's builder refuses the graph where it has no fused kernel, and with it it still takes one that it has. The VAE's
+has one head of 512, or is in float32; and of a small head there is none where all pictures are small (one of 32, up to
+256 positions, TensorRT-RTX 1.7.1). Attention of the other stages must be a fused kernel, so there it stays as it is.
 """
 
 import onnx_ir as ir
@@ -12,7 +14,7 @@ _ATTRIBUTE = "TRT_decomposable"
 
 
 def allow_decomposition(model: ir.Model, stage: str, everywhere: bool = False) -> bool:
-    """Mark the attentions of a VAE that no fused kernel computes; or `everywhere`, those of any stage.
+    """Mark the attentions of a VAE; or `everywhere`, those of any stage whose heads no fused kernel takes.
 
     Returns:
         Whether the graph has changed.
@@ -22,11 +24,14 @@ def allow_decomposition(model: ir.Model, stage: str, everywhere: bool = False) -
     """
     changed = False
     for node in model.graph:
-        if node.op_type != "Attention" or _ATTRIBUTE in node.attributes or not _is_unfused(node, stage):
+        size = _head_size(node)
+        if node.op_type != "Attention" or _ATTRIBUTE in node.attributes or size is None:
+            continue
+        if size <= LARGEST_FUSED_HEAD and not stage.startswith("vae_"):
             continue
         if not stage.startswith("vae_") and not everywhere:
             raise RuntimeError(
-                f"{stage}: the attention {node.name} has heads of {_head_size(node)}, and TensorRT has fused kernels "
+                f"{stage}: the attention {node.name} has heads of {size}, and TensorRT has fused kernels "
                 f"for up to {LARGEST_FUSED_HEAD}; --attention decomposed takes it apart, which is slower and needs "
                 "more memory"
             )
@@ -35,17 +40,9 @@ def allow_decomposition(model: ir.Model, stage: str, everywhere: bool = False) -
     return changed
 
 
-def _is_unfused(node: ir.Node, stage: str) -> bool:
-    queries, size = node.inputs[0], _head_size(node)
-    if queries is None or size is None:
-        return False
-    # Of a VAE in float32, which it is in bundles of float16, also smaller heads have none.
-    return size > LARGEST_FUSED_HEAD or (stage.startswith("vae_") and queries.dtype == ir.DataType.FLOAT)
-
-
 def _head_size(node: ir.Node) -> int | None:
     """The size of the heads, if the graph says it."""
-    queries = node.inputs[0]
+    queries = node.inputs[0] if node.inputs else None
     if queries is None or queries.shape is None or len(queries.shape) != 4:
         return None
     size = queries.shape[3]

@@ -53,7 +53,7 @@ def test_full_disk_leaves_no_plan(small_graph, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(OSError, match=r"cannot write x.plan: No space left on device"):
-        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), shapes)
+        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), [shapes])
     assert not (tmp_path / "x.plan").exists()
 
 
@@ -62,7 +62,7 @@ def test_refused_graph_has_the_builders_reason(small_graph, tmp_path):
     onnx, shapes = small_graph
     wrong = shapes | {"rope_cos": ((65, 64),) * 3}
     with pytest.raises(RuntimeError, match=r"TensorRT-RTX cannot build dit_uncond: .*(rope_cos|dimension|broadcast)"):
-        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), wrong)
+        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), [wrong])
     assert not (tmp_path / "x.plan").exists()
 
 

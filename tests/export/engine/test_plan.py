@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.engines.real import BOTH, engine, stage_options
+from support.engines.real import BOTH, SIZES, engine, stage_options
 
 from export.build.weight_sizes import scratch_bytes
 from export.demo_model import DEMO_CHECKPOINT
 from export.engine.plan import EngineOptions, build_engine
-from export.engine.sizes import Limits, size_ranges
 from export.graph import weights
 from export.graph.precision import precision_of
 from export.graph.recipe import Recipe
@@ -56,8 +55,7 @@ def test_blocks_of_the_real_width(built, attention, targets):
 
 
 def test_weight_streaming_changes_no_kernel(built, wide, tmp_path):
-    sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
-    options = EngineOptions("rtx", BOTH, sizes, weight_streaming=True)
+    options = EngineOptions("rtx", BOTH, (SIZES,), weight_streaming=True)
     _, _, report = build_engine(wide, "dit_cond", stage_options(wide, "dit_cond", "fp8"), options, tmp_path, quiet=True)
     assert built("fp8", BOTH)[3]["block_kernels"] == report["block_kernels"] and report["copies"] == 0
 
@@ -114,8 +112,7 @@ def test_an_engine_that_is_not_as_wanted(tmp_path, monkeypatch, capsys):
     assert (tmp_path / spec.plan).is_file() and report["problems"] == ("the product a runs in bf16, wanted fp8",)
     message = "the engine of dit_uncond is not what was asked for: the product a runs in bf16, wanted fp8"
     assert f"warning: {message}" in capsys.readouterr().err
-    sizes = size_ranges(Limits(256, 1024, 2048, 2048), 16)
-    options = EngineOptions("rtx", ("sm89",), sizes, strict_audit=True)
+    options = EngineOptions("rtx", ("sm89",), (SIZES,), strict_audit=True)
     with pytest.raises(RuntimeError, match=message):
         build_engine(checkpoint, "dit_uncond", stage_options(checkpoint, "dit_uncond"), options, tmp_path, quiet=True)
 

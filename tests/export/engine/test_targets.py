@@ -35,7 +35,7 @@ def test_tensorrt_needs_the_gpu(tmp_path, capsys):
         ),
         (("--precision", "fp8", "--base", "fp32"), "--base fp32 is for ort"),
         (("--precision", "bf16", "--min-size", "100"), "--min-size is 100, wanted a multiple of 16 from 128 to 2048"),
-        (("--precision", "bf16", "--min-size", "1024"), "--min-size 1024, --opt-size 128 and --max-size 2048 are not"),
+        (("--precision", "bf16", "--min-size", "1024", "--max-size", "512"), "--min-size 1024 is above --max-size 512"),
         (("--precision", "bf16", "--max-batch", "0"), "--max-batch is 0, wanted 1 to 64"),
         (("--precision", "bf16", "--weights", "link"), "--weights link goes with --backend ort"),
     ],

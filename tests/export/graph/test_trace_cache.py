@@ -16,7 +16,7 @@ from export.graph.records import GraphRecord
 from export.graph.trace_cache import cached, decode, encode, entry_key, source_digest, tool_versions
 from model.checkpoint.directory import open_checkpoint
 from model.layers import Linear
-from runtime.bundle.manifest import TensorSpec
+from runtime.bundle.graph_specs import TensorSpec
 
 PARTS = ("float32", 1)
 

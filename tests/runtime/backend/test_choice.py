@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from support.engines.bundles import GB, STAGES, engine_set, manifest
+from support.engines.bundles import GB, STAGES, engine_set, manifest, with_profiles
+from support.engines.bundles import picture_plan as plan
 
 from runtime.backend.choice import choose, needs_machine
 from runtime.backend.machine import Machine
@@ -18,8 +19,8 @@ NO_GPU = Machine(None, "this machine has no NVIDIA GPU that CUDA can use (no CUD
 RTX, TENSORRT = engine_set(), engine_set("tensorrt", ("sm89",), "11.4.0.106")
 
 
-def pick(bundle, machine=MACHINE, backend="auto", device="auto", memory="auto", most=None):
-    return choose(bundle, STAGES, machine, backend, device, memory, most)
+def pick(bundle, machine=MACHINE, backend="auto", device="auto", memory="auto", most=None, plans=()):
+    return choose(bundle, STAGES, machine, backend, device, memory, most, plans)
 
 
 # What can run
@@ -167,3 +168,20 @@ def test_several_that_load_together_share_the_free_memory():
         assert chosen.memory.level == level and chosen.memory.needed <= most * GB
     with pytest.raises(BackendError, match=r"and 5\.0 GB of device memory are free"):
         pick(manifest(RTX), large, backend="rtx", most=5 * GB)
+
+
+def test_room_for_what_will_run():
+    """Profiles of 1 and 3 GB: where only small pictures come, a level fits that does not for all."""
+    engines = with_profiles(RTX, (256, 768), (256, 2048))
+    graphs = {
+        name: replace(
+            spec,
+            profiles=tuple(replace(p, activation_bytes=n * GB) for p, n in zip(spec.profiles, (1, 3), strict=True)),
+        )
+        for name, spec in engines.graphs.items()
+    }
+    bundle = manifest(replace(engines, graphs=graphs))
+    tight = Machine(replace(ADA, free=20 * GB), "", VERSIONS)
+    assert pick(bundle, tight).memory.level == "swapped"
+    assert pick(bundle, tight, plans=[plan(512, 512)]).memory.level == "staged"
+    assert pick(bundle, tight, plans=[plan(512, 512), plan(1024, 1024)]).memory.level == "swapped"

@@ -4,22 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.engines.bundles import STAGES, engine_set, with_tiles
+from support.engines.bundles import STAGES, engine_set, with_profiles, with_tiles
+from support.engines.bundles import picture_plan as plan
 
-from runtime.backend.limits import check_limits
-from runtime.bundle.manifest import SizeRange
+from runtime.backend.limits import activation_bytes, check_limits
+from runtime.bundle.graph_specs import SizeRange
 from runtime.image.init_image import Source, Start
-from runtime.plan import Plan
-from runtime.sampling.schedule import sampling
 
 ENGINES = engine_set()
 START = Start(Source(Path("a.png")), 2048, 2048, 0.6, None, 16, {}, "00", None)
 
 
-def plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"):
-    return Plan(
-        "x", tuple(range(tokens)), width, height, 16, 0, 5, sampling(None, 2, guidance, None, None), unconditional
-    )
+def profile(spec, **sizes):
+    """The spec's first profile with other ranges of some sizes."""
+    (first, *_) = spec.profiles
+    return replace(first, sizes=first.sizes | sizes)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (1024, 1024), (2048, 2048), (2048, 1024)])
@@ -57,7 +56,7 @@ def test_what_does_not(wrong, message):
 def test_image_tokens_are_a_limit_of_their_own():
     """Both sides may be allowed and their product not."""
     spec = ENGINES.graphs["dit_cond"]
-    small = replace(spec, sizes=spec.sizes | {"N": SizeRange(256, 4096, 8192)})
+    small = replace(spec, profiles=(profile(spec, N=SizeRange(256, 4096, 8192)),))
     engines = replace(ENGINES, graphs=ENGINES.graphs | {"dit_cond": small})
     check_limits(engines, STAGES, plan(2048, 1024))
     with pytest.raises(ValueError, match=r"the number of image tokens is 8320, and the dit_cond .* takes 256 to 8192"):
@@ -91,7 +90,8 @@ def test_tiles_that_do_not():
         check_limits(TILED, TILED.graphs, replace(plan(2048, 1024), vae_tile=1168))
     # Of an encoder, which takes pixels, only where there is a picture to encode.
     spec = TILED.graphs["vae_encoder_tile"]
-    small = replace(spec, sizes=dict.fromkeys(spec.sizes, SizeRange(256, 512, 512)))
+    sizes = dict.fromkeys(spec.profiles[0].sizes, SizeRange(256, 512, 512))
+    small = replace(spec, profiles=(profile(spec, **sizes),))
     engines = replace(TILED, graphs=TILED.graphs | {"vae_encoder_tile": small})
     tiled = replace(plan(2048, 2048), vae_tile=1152)
     check_limits(engines, TILED.graphs, tiled)
@@ -107,3 +107,77 @@ def test_the_whole_vae_does_not_limit_pictures_in_tiles():
     with pytest.raises(ValueError, match="width in image tokens is 200, and the vae_decoder of"):
         check_limits(TILED, TILED.graphs, wide)
     check_limits(TILED, TILED.graphs, replace(wide, vae_tile=1152))
+
+
+def test_each_profile_may_hold_a_picture():
+    engines = with_profiles(ENGINES, (256, 768), (1024, 2048))
+    for size in (256, 512, 768, 1024, 2048):
+        check_limits(engines, STAGES, plan(size, size))
+
+
+def test_pictures_between_two_profiles():
+    engines = with_profiles(ENGINES, (256, 768), (1024, 2048))
+    message = (
+        r"a picture of 896x896 is outside of what the engines were built for: the picture's height in image tokens is "
+        r"56, and the vae_decoder of the rtx engines for sm89, sm120 takes 16 to 48 or 64 to 128; build them with "
+        r"another --profile, or use --backend ort"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_limits(engines, STAGES, plan(896, 896))
+    with pytest.raises(ValueError, match=r"takes 16 to 48 or 64 to 128; build them with another --max-size"):
+        check_limits(engines, STAGES, plan(2064, 1024))
+
+
+def test_sides_of_different_profiles():
+    engines = with_profiles(ENGINES, (256, 768), (1024, 2048))
+    message = (
+        r"a picture of 1536x512 with 20 text tokens fits no profile of the vae_decoder of the rtx engines for sm89, "
+        r"sm120, which take grid_h 16 to 48 and grid_w 16 to 48, or grid_h 64 to 128 and grid_w 64 to 128; build them "
+        r"with another --profile, or use --backend ort"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_limits(engines, ("vae_decoder",), plan(1536, 512))
+    check_limits(with_profiles(ENGINES, (256, 768), (256, 2048)), STAGES, plan(1536, 512))
+
+
+def test_tiles_of_several_profiles():
+    spec = TILED.graphs["vae_decoder_tile"]
+    names = spec.profiles[0].sizes
+    small, large = (
+        replace(spec.profiles[0], sizes=dict.fromkeys(names, r)) for r in (SizeRange(16, 20, 24), SizeRange(48, 64, 72))
+    )
+    engines = replace(TILED, graphs=TILED.graphs | {"vae_decoder_tile": replace(spec, profiles=(small, large))})
+    check_limits(engines, TILED.graphs, replace(plan(2048, 2048), vae_tile=384))
+    message = (
+        r"the height of a tile is 512 pixels, and the vae_decoder_tile of .* takes 256 to 384 or 768 to 1152; choose"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_limits(engines, TILED.graphs, replace(plan(2048, 2048), vae_tile=512))
+    with pytest.raises(
+        ValueError, match=r"a tile of 768 pixels of a picture of 2048x256 fits no profile of the vae_dec"
+    ):
+        check_limits(engines, TILED.graphs, replace(plan(2048, 256), vae_tile=768))
+
+
+def test_memory_of_the_profiles_that_will_run():
+    """Profiles of 1 MB and 9 MB; a stage that no plan runs needs none."""
+    engines = with_profiles(TILED, (256, 768), (256, 2048))
+
+    def sized(spec):
+        return replace(
+            spec, profiles=tuple(replace(p, activation_bytes=n) for p, n in zip(spec.profiles, (1, 9), strict=True))
+        )
+
+    engines = replace(engines, graphs={name: sized(spec) for name, spec in engines.graphs.items()})
+    small, large = plan(512, 512), plan(1024, 512)
+    assert activation_bytes(engines, TILED.graphs, ()) == {}
+    needs = activation_bytes(engines, TILED.graphs, [small])
+    assert {stage: need for stage, need in needs.items() if need} == dict.fromkeys(STAGES, 1)
+    assert needs["vae_encoder"] == needs["vae_decoder_tile"] == 0
+    both = activation_bytes(engines, TILED.graphs, [small, large])
+    assert both["vae_decoder"] == 9, "one side is too long for the smaller profile"
+    assert both["dit_cond"] == 1, "and the number of image tokens is not"
+    tiled = activation_bytes(engines, TILED.graphs, [replace(plan(2048, 2048), vae_tile=1152)])
+    assert (tiled["vae_decoder"], tiled["vae_decoder_tile"], tiled["dit_cond"]) == (0, 1, 9)
+    beyond = activation_bytes(engines, TILED.graphs, [plan(4096, 4096)])
+    assert beyond["dit_cond"] == 9, "refused later, by its size"

@@ -5,19 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, GraphSpec, Profile, SizeRange, TensorSpec
 from runtime.bundle.manifest import (
-    EngineSet,
-    EngineSpec,
     FileSpec,
-    GraphSpec,
     LoraSpec,
     Manifest,
     PromptSpec,
     QuantizationSpec,
     RopeSpec,
-    SizeRange,
     SizeSpec,
-    TensorSpec,
     read_manifest,
 )
 from runtime.errors import BundleError
@@ -54,8 +50,10 @@ MANIFEST = Manifest(
                     "bfloat16",
                     (TensorSpec("latents", "float32", ("B", "N", 128)),),
                     (TensorSpec("velocity", "float32", ("B", "N", 128)),),
-                    {"N": SizeRange(256, 4096, 16384)},
-                    5,
+                    (
+                        Profile({"N": SizeRange(256, 1024, 2304)}, 5),
+                        Profile({"N": SizeRange(256, 4096, 16384)}, 6),
+                    ),
                 )
             },
         )
@@ -148,6 +146,10 @@ def edited(change):
     return json.dumps(data)
 
 
+def engine(data):
+    return data["engines"]["rtx-sm89"]["graphs"]["dit_uncond"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -178,8 +180,13 @@ def edited(change):
         (lambda d: d["files"].update({"a\\x": {"size": 1, "sha256": "a"}}), r"wanted a plain relative path"),
         (lambda d: d["prompt"].update(tokenizer="../t.json"), "uses '../t.json' but does not list it"),
         (
-            lambda d: d["engines"]["rtx-sm89"]["graphs"]["dit_uncond"]["sizes"]["N"].update(minimum=5000),
+            lambda d: engine(d)["profiles"][1]["sizes"]["N"].update(minimum=5000),
             "the range .*minimum=5000.* is not in order",
+        ),
+        (lambda d: engine(d).update(profiles=[]), "the engine engines/rtx-sm89/dit_uncond.plan has no profiles"),
+        (
+            lambda d: engine(d)["profiles"][1].update(sizes={}),
+            r"dit_uncond.plan has profiles of the sizes \['N'\] and \[\], wanted the same in each",
         ),
         (lambda d: d["engines"]["rtx-sm89"].update(backend="trt"), "engines.rtx-sm89.backend is 'trt', wanted 'rtx'"),
         (lambda d: d["files"].pop("engines/rtx-sm89/dit_uncond.plan"), "uses 'engines/rtx-sm89/dit_uncond.plan' but"),

@@ -37,7 +37,8 @@ def test_memory_was_planned_and_is_no_reason(box):
 
 
 def test_a_plan_with_other_tensors(box):
-    (box.directory / "engines/toy/dit_uncond.plan").write_text(json.dumps({"stage": "dit_cond", "weights": 1}))
+    plan = {"stage": "dit_cond", "weights": 1, "profiles": [{}]}
+    (box.directory / "engines/toy/dit_uncond.plan").write_text(json.dumps(plan))
     with pytest.raises(BundleError, match=r"the plan .*dit_uncond.plan has the tensors .*'text'.*, the manifest"):
         box.open()
 
@@ -45,6 +46,14 @@ def test_a_plan_with_other_tensors(box):
 def test_a_plan_with_other_types(box, monkeypatch):
     monkeypatch.setattr(TOY["dit_uncond"], "dtype", "bfloat16")
     with pytest.raises(BundleError, match=r"the plan .*dit_uncond.plan has velocity as .*7, the manifest as .*0"):
+        box.open()
+
+
+def test_a_plan_with_other_profiles(box):
+    (box.directory / "engines/toy/vae_decoder.plan").write_text(
+        json.dumps({"stage": "vae_decoder", "weights": 1, "profiles": [{}, {}]})
+    )
+    with pytest.raises(BundleError, match=r"the plan .*vae_decoder.plan has 2 profiles, the manifest 1"):
         box.open()
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from support.engines.demo import FAST, FREE, run
+from support.engines.demo import FAST, FREE, LARGE_RANGES, RANGES, EngineBundle, run
 
 from runtime import Pipeline, loading
 from runtime.bundle import integrity
@@ -26,6 +26,20 @@ def test_pictures_are_those_of_the_graphs(bundle, level):
         assert (made.used["backend"], made.used["device"]) == ("rtx", "cuda:0")
     pipeline.close()
     assert not bundle.cudart.allocated
+
+
+def test_pictures_of_each_profile_are_those_of_the_graphs(demo_bundle, tmp_path, monkeypatch):
+    """Sizes that go back and forth between two profiles, with different ones for the stages of one picture."""
+    made = EngineBundle(demo_bundle, tmp_path / "bundle", monkeypatch, profiles=(RANGES, LARGE_RANGES))
+    pipeline, peer = Pipeline.load(made.directory), Pipeline.load(made.directory, backend="ort")
+    for size in ((128, 128), (512, 384), (128, 512), (512, 512), (128, 128)):
+        options = FAST | {"width": size[0], "height": size[1]}
+        images = [one.generate("a red circle", **options).images for one in (pipeline, peer)]
+        assert np.array_equal(*images)
+    decoders = [context for context in made.trt.contexts if context.stage == "vae_decoder"]
+    assert len(decoders) == 2, "one side of 128 is in the first profile only, and 512 in both"
+    pipeline.close()
+    assert not made.cudart.allocated
 
 
 def test_more_pictures_than_the_engines_take_at_once(bundle):

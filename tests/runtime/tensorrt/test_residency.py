@@ -25,7 +25,7 @@ def test_staged_holds_one_step(box):
     assert box.weights() == [9000, 9300]
     graphs["dit_cond"](**feeds())
     graphs["vae_decoder"](latents=np.ones((1, 2, 2, 8), np.float32))
-    assert box.weights() == [100]
+    assert box.weights() == [1000]
     assert len(box.trt.loads) == 4, "engines stay when their weights go: a plan is deserialized once"
     graphs["text_encoder"](input_ids=np.array([[1]], np.int64))
     assert box.weights() == [9000] and len(box.trt.contexts) == 4 and len(box.trt.loads) == 4
@@ -61,7 +61,7 @@ def test_tensorrt_drops_engines_and_reads_them_again(tensorrt_box):
     for _ in range(2):
         assert np.array_equal(graphs["dit_cond"](**values), wanted(values))
         graphs["vae_decoder"](latents=np.ones((1, 2, 2, 8), np.float32))
-    assert box.weights() == [100]
+    assert box.weights() == [1000]
     assert len(box.trt.loads) == 2 * 3
 
 

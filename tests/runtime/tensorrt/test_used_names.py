@@ -25,7 +25,7 @@ MEANING = {
 }
 OWNERS = ("self", "package")
 """What may stand before such a variable: ``self.package.runtime``."""
-FILES = ("package.py", "engine.py", "kernel_cache.py", "cuda.py")
+FILES = ("package.py", "engine.py", "context.py", "kernel_cache.py", "cuda.py")
 CLASSES = {
     fake_tensorrt.Runtime: trt.Runtime,
     fake_tensorrt.ICudaEngine: trt.ICudaEngine,
@@ -90,7 +90,7 @@ def test_the_fakes_have_the_real_signatures(fake):
     """
     checked = 0
     for name, method in vars(fake).items():
-        if name.startswith("_") or name == "take" or not hasattr(method, "__code__"):
+        if name.startswith("_") or name in ("take", "refuse") or not hasattr(method, "__code__"):
             continue
         real = re.sub(r" = <[^>]*>", "", getattr(CLASSES[fake], name).__doc__)  # default values
         signatures = [

@@ -14,7 +14,8 @@ from cuda.bindings import runtime as cudart
 
 from runtime import Pipeline
 from runtime.backend.machine import look
-from runtime.bundle.manifest import EngineSet, EngineSpec, FileSpec, TensorSpec, read_manifest
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, Profile, TensorSpec
+from runtime.bundle.manifest import FileSpec, read_manifest
 from runtime.errors import BundleError
 from runtime.tensorrt import package as trt
 from runtime.tensorrt.cuda import NoGpuError, find_gpu, load_cudart
@@ -52,7 +53,7 @@ def bundle(demo_bundle, tmp_path, plan):
     specs, files = {}, dict(manifest.files)
     for stage in STAGES:
         (directory / f"{stage}.plan").write_bytes(plan)
-        specs[stage] = EngineSpec(f"{stage}.plan", "bfloat16", tensor, tensor, {}, 0)
+        specs[stage] = EngineSpec(f"{stage}.plan", "bfloat16", tensor, tensor, (Profile({}, 0),))
         files[f"{stage}.plan"] = FileSpec(len(plan), hashlib.sha256(plan).hexdigest())
     engines = EngineSet("rtx", ("sm89", "sm120"), tensorrt_rtx.__version__, "base", specs)
     made = replace(manifest, engines={"rtx-sm89-sm120": engines}, files=files)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from support.engines.bundles import STAGES, TOY, TOY_WEIGHTS, toy_bundle
+from support.engines.bundles import STAGES, TOY, TOY_SIZES, TOY_WEIGHTS, toy_bundle
 from support.engines.fake_cuda import FakeCudart
 from support.engines.fake_tensorrt import FakeTensorRT
 
@@ -18,11 +18,11 @@ ALONE = tuple((stage,) for stage in STAGES)
 class Box:
     """A machine with the fakes, a toy bundle, and what was opened."""
 
-    def __init__(self, directory, monkeypatch, rtx=True):
+    def __init__(self, directory, monkeypatch, rtx=True, profiles=(TOY_SIZES,)):
         self.cudart = FakeCudart(total=10**6)
         self.trt = FakeTensorRT(self.cudart, TOY, rtx=rtx)
         self.directory, self.backend = directory, "rtx" if rtx else "tensorrt"
-        self.bundle = toy_bundle(directory, backend=self.backend)
+        self.bundle = toy_bundle(directory, backend=self.backend, profiles=profiles)
         self.kernels = directory / "kernels"
         monkeypatch.setattr(cuda, "load_cudart", lambda: self.cudart)
         monkeypatch.setattr(trt, "load_package", lambda backend: self.trt)

@@ -1,23 +1,14 @@
 """Manifests with engines, for tests of what runs them: the real model's sizes, and a toy whose arithmetic is known."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
-from support.engines.fake_tensorrt import stage
+from support.engines.fake_tensorrt import plan_text, stage
 
-from runtime.bundle.manifest import (
-    EngineSet,
-    EngineSpec,
-    FileSpec,
-    GraphSpec,
-    Manifest,
-    PromptSpec,
-    RopeSpec,
-    SizeRange,
-    SizeSpec,
-    TensorSpec,
-)
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, GraphSpec, Profile, SizeRange, TensorSpec
+from runtime.bundle.manifest import FileSpec, Manifest, PromptSpec, RopeSpec, SizeSpec
+from runtime.plan import Plan
+from runtime.sampling.schedule import sampling
 
 GB = 10**9
 STAGES = ("text_encoder", "dit_cond", "vae_decoder", "dit_uncond")
@@ -71,7 +62,7 @@ def engine_specs(folder, channels=128, width=4608, head=256):
     }
     return {
         name: EngineSpec(
-            f"{folder}/{name}.plan", "bfloat16", inputs[name], outputs[name], sizes[name], ACTIVATIONS[name]
+            f"{folder}/{name}.plan", "bfloat16", inputs[name], outputs[name], (Profile(sizes[name], ACTIVATIONS[name]),)
         )
         for name in STAGES
     }
@@ -109,12 +100,36 @@ def with_tiles(engines, channels=128):
             "bfloat16",
             inputs,
             outputs,
-            {size: sizes[size] for spec in inputs for size in spec.shape if isinstance(size, str)},
-            2 * GB,
+            (Profile({size: sizes[size] for spec in inputs for size in spec.shape if isinstance(size, str)}, 2 * GB),),
         )
         for name, (inputs, outputs) in tensors.items()
     }
     return replace(engines, graphs=engines.graphs | specs)
+
+
+def with_profiles(engines, *sides):
+    """The engines with a profile for each (minimum, maximum) of both sides in pixels."""
+
+    def sizes(spec, low, high):
+        ranges = dict(spec.profiles[0].sizes)
+        units = {"grid_h": 16, "grid_w": 16, "H": 1, "W": 1}
+        ranges |= {name: SizeRange(low // u, low // u, high // u) for name, u in units.items() if name in ranges}
+        if "N" in ranges:
+            ranges["N"] = SizeRange((low // 16) ** 2, (low // 16) ** 2, (high // 16) ** 2)
+        return replace(spec.profiles[0], sizes=ranges)
+
+    graphs = {
+        name: replace(spec, profiles=tuple(sizes(spec, *ends) for ends in sides))
+        for name, spec in engines.graphs.items()
+    }
+    return replace(engines, graphs=graphs)
+
+
+def picture_plan(width=1024, height=1024, tokens=20, guidance=7.0, unconditional="graph"):
+    """A plan for two steps of five pictures."""
+    return Plan(
+        "x", tuple(range(tokens)), width, height, 16, 0, 5, sampling(None, 2, guidance, None, None), unconditional
+    )
 
 
 def manifest(*sets, onnx=True):
@@ -148,7 +163,12 @@ def manifest(*sets, onnx=True):
 
 # The toy: small tensors, and functions that tell one input from another.
 
-TOY_WEIGHTS = {"text_encoder": 9000, "dit_cond": 9300, "dit_uncond": 9000, "vae_decoder": 100}
+TOY_WEIGHTS = {"text_encoder": 9000, "dit_cond": 9300, "dit_uncond": 9000, "vae_decoder": 1000}
+TOY_SIZES = {"B": BATCH, "N": SizeRange(1, 4, 6), "T": SizeRange(1, 2, 5), "L": SizeRange(2, 6, 11)}
+TOY_SIZES |= dict.fromkeys(("grid_h", "grid_w"), SizeRange(1, 2, 3))
+LARGE_TOY_SIZES = TOY_SIZES | {"N": SizeRange(5, 16, 40), "L": SizeRange(6, 18, 45)}
+LARGE_TOY_SIZES |= dict.fromkeys(("grid_h", "grid_w"), SizeRange(2, 4, 6))
+"""A second profile of the toy, which overlaps with the first."""
 TOY = {
     "text_encoder": stage(
         lambda input_ids: np.repeat(input_ids[..., None], 4, axis=2).astype(np.float32),
@@ -180,20 +200,20 @@ TOY = {
 }
 
 
-def toy_bundle(directory, streaming=False, backend="rtx", version="1.7.1.116"):
+def toy_bundle(directory, streaming=False, backend="rtx", version="1.7.1.116", profiles=(TOY_SIZES,)):
     """The toy's plans in `directory`, and the manifest that describes them."""
-    specs = engine_specs("engines/toy", channels=8, width=4, head=2)
-    small = {"B": BATCH, "N": SizeRange(1, 4, 6), "T": SizeRange(1, 2, 5), "L": SizeRange(2, 6, 11)}
-    small |= dict.fromkeys(("grid_h", "grid_w"), SizeRange(1, 2, 3))
     specs = {
-        name: replace(spec, sizes={size: small[size] for size in spec.sizes}, activation_bytes=500)
-        for name, spec in specs.items()
+        name: replace(spec, profiles=tuple(_toy_profile(spec, sizes, 500 * n) for n, sizes in enumerate(profiles, 1)))
+        for name, spec in engine_specs("engines/toy", channels=8, width=4, head=2).items()
     }
     files = {}
     (directory / "engines" / "toy").mkdir(parents=True)
     for name, spec in specs.items():
-        text = json.dumps({"stage": name, "weights": TOY_WEIGHTS[name]}).ljust(TOY_WEIGHTS[name])
-        (directory / spec.plan).write_text(text)
+        (directory / spec.plan).write_text(plan_text(name, TOY_WEIGHTS[name], spec))
         files[spec.plan] = FileSpec(TOY_WEIGHTS[name], "00")
     engines = EngineSet(backend, ("sm89",), version, "base", specs, streaming)
     return replace(manifest(onnx=False), engines={"toy": engines}, files=files)
+
+
+def _toy_profile(spec, sizes, activation_bytes):
+    return Profile({size: sizes[size] for size in spec.profiles[0].sizes}, activation_bytes)

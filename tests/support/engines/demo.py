@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 from support.engines.fake_cuda import FakeCudart
-from support.engines.fake_tensorrt import FakeTensorRT, stage
+from support.engines.fake_tensorrt import FakeTensorRT, plan_text, stage
 
 from runtime.backend.ort import opener
+from runtime.bundle.graph_specs import EngineSpec
+from runtime.bundle.json_fields import decode
 from runtime.bundle.manifest import read_manifest
 from runtime.cli.main import main
 from runtime.tensorrt import cuda, engines
@@ -34,8 +36,8 @@ FREE = {"resident": 40_000_000, "staged": 25_000_000, "swapped": 15_000_000}
 class EngineBundle:
     """The demo bundle with engines beside its graphs, and the machine that runs them."""
 
-    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS):
-        self.weights = weights
+    def __init__(self, source, directory, monkeypatch, weights=WEIGHTS, profiles=None):
+        self.weights, self.profiles = weights, profiles or (RANGES,)
         self.directory = Path(shutil.copytree(source, directory))
         (self.directory / "engines").mkdir()
         manifest = read_manifest(self.directory)
@@ -59,21 +61,21 @@ class EngineBundle:
         specs = {}
         for name, weights in self.weights.items():
             path = f"engines/{name}.plan"
-            text = json.dumps({"stage": name, "weights": weights}).ljust(weights).encode()
-            (self.directory / path).write_bytes(text)
-            data["files"][path] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
             graph = data["graphs"][name]
-            sizes = {
-                size: RANGES[size] for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)
-            }
+            named = [size for tensor in graph["inputs"] for size in tensor["shape"] if isinstance(size, str)]
             specs[name] = {
                 "plan": path,
                 "compute": "bfloat16",
                 "inputs": graph["inputs"],
                 "outputs": graph["outputs"],
-                "sizes": sizes,
-                "activation_bytes": ACTIVATIONS,
+                "profiles": [
+                    {"sizes": {size: ranges[size] for size in named}, "activation_bytes": ACTIVATIONS}
+                    for ranges in self.profiles
+                ],
             }
+            text = plan_text(name, weights, decode(specs[name], EngineSpec, name)).encode()
+            (self.directory / path).write_bytes(text)
+            data["files"][path] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
         return {
             "backend": "rtx",
             "targets": ["sm89"],
@@ -100,6 +102,9 @@ RANGES = {
     **{f"{part}_{axis}": size_range(128, 384, 384) for part in ("tile", "thumb") for axis in "HW"},
 }
 """Pictures of 128 to 512 pixels on each side, and tiles of up to 384."""
+LARGE_RANGES = RANGES | {"N": size_range(256, 512, 1024), "L": size_range(257, 576, 3072)}
+LARGE_RANGES |= dict.fromkeys(("grid_h", "grid_w"), size_range(16, 24, 32))
+"""Pictures of 256 to 512 pixels."""
 
 
 def stage_of(name, spec, graph):

@@ -1,8 +1,9 @@
 """A stand-in for ``tensorrt_rtx`` and ``tensorrt`` whose engines are Python functions on the fake GPU's memory.
 
-A plan is a JSON text: ``{"stage": name, "weights": bytes}``. The classes have TensorRT's names and only what the
-runtime uses; a test compares them with the real package. They check what TensorRT leaves undefined: shapes and
-addresses that were not set, scratch memory that is too small or freed, weights that are not there.
+A plan is a JSON text: ``{"stage": name, "weights": bytes, "profiles": [{input: [smallest, best, largest shape]}]}``.
+The classes have TensorRT's names and only what the runtime uses; a test compares them with the real package. They
+check what TensorRT leaves undefined: shapes and addresses that were not set, scratch memory that is too small or freed,
+weights that are not there, a profile that was not chosen or that another context has.
 """
 
 import ctypes
@@ -86,14 +87,26 @@ class IExecutionContext:
         self.engine, self.config = engine, config
         self.shapes, self.addresses, self.scratch = {}, {}, (0, 0)
         self.history = []
+        # As TensorRT's: the first context of an engine starts in profile 0, the others in none.
+        self.active_optimization_profile = -1 if engine.contexts > 1 else 0
         # Not the context itself: that would keep the engine alive.
         engine.module.contexts.append(SimpleNamespace(stage=engine.stage, config=config, history=self.history))
 
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        assert stream_handle == STREAM + self.engine.device, "another stream than the runs', which nothing orders"
+        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+            return self.engine.refuse(f"profile {profile_index} does not exist")
+        self.history.append(("profile", profile_index))
+        self.active_optimization_profile = profile_index
+        self.shapes = {}
+        return True
+
     def set_input_shape(self, name, shape):
+        assert self.active_optimization_profile >= 0, "shapes are set before the profile"
         self.history.append(("shape", name, tuple(shape)))
-        if 99 in shape:
-            self.engine.runtime.logger.log(ILogger.Severity.ERROR, "99 is not in the profile")
-            return False
+        smallest, _, largest = self.engine.profiles[self.active_optimization_profile][name]
+        if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
+            return self.engine.refuse(f"{list(shape)} is not in {smallest} to {largest}")
         self.shapes[name] = tuple(shape)
         return True
 
@@ -123,7 +136,8 @@ class IExecutionContext:
             and self.config.strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         )
         assert self.engine.weights_loaded, f"{self.engine.stage} runs without its weights"
-        wanted = self.update_device_memory_size_for_shapes() or self.engine.device_memory_size_v2
+        most = self.engine.get_device_memory_size_for_profile_v2(self.active_optimization_profile)
+        wanted = self.update_device_memory_size_for_shapes() or most
         assert self.scratch[1] >= wanted
         cudart.check(self.scratch[0], wanted)
         if self.engine.module.fail_running:
@@ -151,10 +165,9 @@ class IExecutionContext:
 
 
 class ICudaEngine:
-    device_memory_size_v2 = 4096
-
     def __init__(self, runtime, plan, deferred):
         self.runtime, self.module, self.stage, self.size = runtime, runtime.module, plan["stage"], plan["weights"]
+        self.profiles = plan["profiles"]
         self.streamable_weights_size = self.size - self.size // 10
         self.budget, self.memory, self.deferred = self.streamable_weights_size, None, deferred
         self.contexts, self.device = 0, self.module.cudart.device
@@ -169,6 +182,10 @@ class ICudaEngine:
         self.memory = memory
         return True
 
+    def refuse(self, message):
+        self.runtime.logger.log(ILogger.Severity.ERROR, message)
+        return False
+
     def __del__(self):
         if self.memory is not None:
             self.module.cudart.cudaFree(self.memory)
@@ -176,6 +193,14 @@ class ICudaEngine:
     @property
     def weights_loaded(self):
         return self.memory is not None
+
+    @property
+    def num_optimization_profiles(self):
+        return len(self.profiles)
+
+    def get_device_memory_size_for_profile_v2(self, profile_index):
+        assert 0 <= profile_index < len(self.profiles)
+        return 4096 * (profile_index + 1)
 
     @property
     def num_io_tensors(self):
@@ -230,8 +255,17 @@ class ICudaEngine:
 class Runtime:
     def __init__(self, module, logger):
         self.module, self.logger = module, logger
-        self.defer_weights_loading = False
+        self._deferred = False
         self.engine_header_size = 16
+
+    @property
+    def defer_weights_loading(self):
+        return self._deferred
+
+    @defer_weights_loading.setter
+    def defer_weights_loading(self, value):
+        assert self.module.rtx, "TensorRT 10 has no such attribute"
+        self._deferred = value
 
     def get_engine_validity(self, buffer):
         assert self.module.rtx and len(buffer) <= self.engine_header_size
@@ -245,8 +279,8 @@ class Runtime:
         except ValueError:
             self.logger.log(ILogger.Severity.ERROR, "the magic number does not match")
             return None
-        engine = ICudaEngine(self, plan, self.defer_weights_loading)
-        return engine if self.defer_weights_loading or engine.take() else None
+        engine = ICudaEngine(self, plan, self._deferred)
+        return engine if self._deferred or engine.take() else None
 
 
 def _drain(reader):
@@ -276,6 +310,21 @@ class FakeTensorRT:
 
     def Runtime(self, logger):
         return Runtime(self, logger)
+
+
+def plan_text(name, weights, spec):
+    """The plan of a stage with `weights` bytes, as long as those, whose profiles are those of its `EngineSpec`."""
+    profiles = [
+        {
+            tensor.name: [
+                [getattr(profile.sizes[size], end) if isinstance(size, str) else size for size in tensor.shape]
+                for end in ("minimum", "optimum", "maximum")
+            ]
+            for tensor in spec.inputs
+        }
+        for profile in spec.profiles
+    ]
+    return json.dumps({"stage": name, "weights": weights, "profiles": profiles}).ljust(weights)
 
 
 def stage(function, inputs, output, shape, dtype="float32"):
