@@ -1,6 +1,5 @@
 """What is built for one backend."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibration.points import layers_of

@@ -14,8 +14,9 @@ from typing import Any
 from export.build.finished.sound import digest_of
 from export.engine.files import report_from_dict
 from runtime.atomic_files import write_whole
+from runtime.bundle.graph_specs import EngineSpec, GraphSpec
 from runtime.bundle.json_fields import decode, parse
-from runtime.bundle.manifest import EngineSpec, FileSpec, GraphSpec, Manifest, check_path
+from runtime.bundle.manifest import FileSpec, Manifest, check_path
 from runtime.errors import shown
 
 LEDGER = "build.json"

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from export.build.finished.ledger import LEDGER, Finished, Ledger
-from runtime.bundle.manifest import EngineSpec, FileSpec, GraphSpec
+from runtime.bundle.graph_specs import EngineSpec, GraphSpec
+from runtime.bundle.manifest import FileSpec
 
 GRAPH = json.loads(json.dumps(asdict(GraphSpec("onnx/dit_cond.onnx", "float32", (), ()))))
 ENTRY = Finished("k", GRAPH, {}, {"onnx/dit_cond.onnx": FileSpec(1, "0" * 64)})

@@ -14,8 +14,9 @@ from export.build.finished.stock import Stock
 from export.demo_model import DEMO_CHECKPOINT
 from model.checkpoint.description import describe
 from model.checkpoint.directory import open_checkpoint
+from runtime.bundle.graph_specs import GraphSpec
 from runtime.bundle.integrity import check_files
-from runtime.bundle.manifest import GraphSpec, read_manifest
+from runtime.bundle.manifest import read_manifest
 
 STAGES = ("dit_cond", "vae_decoder")
 OTHERS = ("channels.safetensors",)
