@@ -116,6 +116,7 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with client.InferenceServerClient(url) as connection:
         connection.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout)
+        is_answered = False
         try:
             outputs = [client.InferRequestedOutput(name) for name in (STEP, STEPS, PNG)]
             connection.async_stream_infer(model, infer_inputs(client, inputs), outputs=outputs)
@@ -124,6 +125,7 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
                 if failed:
                     raise RuntimeError(f"{url}: {failed.message()}")
                 if (pngs := result.as_numpy(PNG)) is not None:
+                    is_answered = True
                     return list(pngs[:, 0])
                 progress(int(result.as_numpy(STEP)[0, 0]), int(result.as_numpy(STEPS)[0, 0]))
         except queue.Empty:
@@ -133,7 +135,8 @@ def stream_grpc(url: str, model: str, inputs: dict[str, Any], timeout: float, pr
             reasons = [failed for _, failed in list(answers.queue) if failed]
             raise RuntimeError(f"{url}: {(reasons or [error])[0].message()}") from error
         finally:
-            connection.stop_stream(cancel_requests=True)
+            # Triton 2.51 never unloads a model of which a request was cancelled just when it had been answered.
+            connection.stop_stream(cancel_requests=not is_answered)
 
 
 def stream_http(url: str, model: str, inputs: dict[str, Any], timeout: float, progress: OnSteps) -> list[bytes]:
