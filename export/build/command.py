@@ -58,13 +58,13 @@ def build(options: BuildOptions) -> Manifest:
         print(f"warning: {problem}", file=sys.stderr)
     # The directory is made first: one that cannot be written is found before the work starts.
     with unfinished(output, keep=lambda folder: not options.fresh and _is_resumable(folder)) as folder:
-        stock = Stock(folder, output, (CHANNELS, STATE, REPORT), options.fresh, quiet)
+        stock = Stock(folder, output, (CHANNELS, STATE, REPORT, TIMING_CACHE), options.fresh, quiet)
         known = known_measurements(checkpoint, variants[0].types, options.calibration, stock.files(CHANNELS))
         _check_needs(needs_of_build(variants, checkpoint, known or Measurements(), stock), output, quiet)
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
-        if "tensorrt" in options.backends and not options.fresh:
-            carry_over(output, folder)
+        if "tensorrt" in options.backends:
+            carry_over(stock.files(TIMING_CACHE), folder)
         known = known or measure(checkpoint, variants[0].types, folder, quiet)
         jobs = [job for variant in variants for job in variant.jobs(checkpoint, known)]
         finished = run_jobs(checkpoint, jobs, stock, quiet)

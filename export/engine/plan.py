@@ -59,7 +59,7 @@ class EngineOptions:
 
     def of_graph(self, inputs: Sequence[TensorSpec]) -> "EngineOptions":
         """What of the options touches the engine of one graph."""
-        return replace(self, sizes=used(inputs, self.sizes))
+        return replace(self, profiles=tuple(used(inputs, self.profiles)))
 
     @property
     def version(self) -> str:

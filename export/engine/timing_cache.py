@@ -11,6 +11,7 @@ with damaged ones is not documented.
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,10 @@ def _header(content: bytes) -> bytes:
     return _FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
 
-def carry_over(earlier: Path, folder: Path) -> None:
-    """Give the unfinished bundle in `folder` the cache of the one that it replaces, unless it has its own.
+def carry_over(found: Sequence[Path], folder: Path) -> None:
+    """Have a cache in the unfinished bundle in `folder`: the first of those that were `found`, its own if it has one.
 
-    Its own was begun as a copy of that one.
+    Its own was begun as a copy of that of the bundle that it replaces.
     """
-    old, new = earlier / TIMING_CACHE, folder / TIMING_CACHE
-    if old.is_file() and not new.exists():
-        link_or_copy(old, new)
+    if found and found[0] != (own := folder / TIMING_CACHE):
+        link_or_copy(found[0], own)

@@ -2,18 +2,25 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tensorrt_rtx
 from support.engines import fake_builder
 from support.engines.fake_builder import FakeBuilder, build, entries, machine
 from support.engines.fake_cuda import FakeCudart
+from support.engines.real import SIZES, SMALL_SIZES
 
 from export.build.preflight import check_needs, needs_of
+from export.build.variant import Variant
+from export.demo_model import DEMO_CHECKPOINT
+from export.engine.plan import EngineOptions
 from export.engine.targets import check_gpu
 from export.engine.timing_cache import TIMING_CACHE, TimingCache, carry_over
 from export.engine.version import check_version
 from export.graph.precision import precision_of
+from export.graph.recipe import recipe_of
+from model.checkpoint.directory import open_checkpoint
 from runtime.backend.machine import Machine
 from runtime.tensorrt import cuda, package
 from runtime.tensorrt.cuda import Gpu
@@ -92,28 +99,34 @@ def test_a_package_that_is_missing(tmp_path, monkeypatch, capsys):
     assert "TensorRT is not installed (x); install the extra 'tensorrt'" in capsys.readouterr().err
 
 
+def needs(backend, profiles=1):
+    """Of the demo's conditional transformer and its VAE."""
+    checkpoint = open_checkpoint(DEMO_CHECKPOINT)
+    types = precision_of("bf16", None, backend)
+    engine = EngineOptions(backend, ("sm90",), (SIZES, SMALL_SIZES)[:profiles])
+    variant = Variant(backend, types, recipe_of(types), engine, True)
+    return needs_of(variant, checkpoint, ["dit_cond", "vae_decoder"], Path())
+
+
 def test_needs_of_tensorrt():
     """Five times the largest weights in memory, and once on the device; room for a plan of each profile."""
-    weights = {"dit_cond": 9 * 10**9, "vae_decoder": 10**8}
-    one, two = (needs_of("tensorrt", weights, linked=True, profiles=count) for count in (1, 2))
-    assert one.memory == 5 * 9 * 10**9 + (1 << 30) and one.device == 9 * 10**9
-    assert two.disk - one.disk == 2 * (40 << 20)
-    assert "46.1 GB of memory, 9.0 GB of device memory and about" in str(one)
-    rtx = needs_of("rtx", weights, linked=True)
-    assert rtx.memory == 10_800_000_000 + (1 << 30) and rtx.device == 0 and "device" not in str(rtx)
+    rtx, one, two = needs("rtx"), needs("tensorrt"), needs("tensorrt", 2)
+    assert one.device > 0 and rtx.device == 0 and "device" not in str(rtx)
+    largest, process = one.device, 1 << 30
+    assert one.memory == process + 5 * largest and rtx.memory == process + int(1.2 * largest)
+    assert two.disk - one.disk == 2 * (40 << 20) and one.disk == rtx.disk
+    assert f"{one.memory / 1e9:.1f} GB of memory, {one.device / 1e9:.1f} GB of device memory and about" in str(one)
 
 
 def test_device_memory_too_small(tmp_path, monkeypatch):
     monkeypatch.setattr("export.build.preflight.available_memory", lambda: 10**12)
-    needs = needs_of("tensorrt", {"dit_cond": 10**8}, linked=True)
+    wanted = replace(needs("tensorrt"), device=10**8)
     small = replace(H100, free=5 * 10**7)
     monkeypatch.setattr("export.build.preflight.look", lambda index, backends: Machine(small))
-    with pytest.raises(
-        MemoryError, match=r"the build needs 0.1 GB of device memory, but only 0.1 GB of NVIDIA H100 are"
-    ):
-        check_needs(needs, tmp_path / "bundle")
+    with pytest.raises(MemoryError, match=r"the build needs 0.1 GB of device memory, but only 0.1 GB of NVIDIA H100"):
+        check_needs(wanted, tmp_path / "bundle")
     monkeypatch.setattr("export.build.preflight.look", lambda index, backends: Machine(H100))
-    check_needs(needs, tmp_path / "bundle")
+    check_needs(wanted, tmp_path / "bundle")
 
 
 # The timing cache
@@ -203,18 +216,18 @@ def test_no_cache_at_all(tmp_path, config, monkeypatch, capsys):
 
 
 def test_the_cache_of_the_bundle_that_is_replaced(tmp_path):
-    before, folder = tmp_path / "before", tmp_path / "folder"
-    for directory in (before, folder):
-        directory.mkdir()
-    carry_over(before, folder)
-    assert list(folder.iterdir()) == []
-    (before / TIMING_CACHE).write_bytes(b"old")
-    carry_over(before, folder)
-    assert (folder / TIMING_CACHE).read_bytes() == b"old"
-    (folder / TIMING_CACHE).unlink()
-    (folder / TIMING_CACHE).write_bytes(b"own")
-    carry_over(before, folder)
-    assert (folder / TIMING_CACHE).read_bytes() == b"own"
+    earlier, folder = tmp_path / TIMING_CACHE, tmp_path / "folder"
+    own = folder / TIMING_CACHE
+    folder.mkdir()
+    carry_over([], folder)
+    assert not own.exists()
+    earlier.write_bytes(b"old")
+    carry_over([earlier], folder)
+    assert own.read_bytes() == b"old"
+    own.unlink()
+    own.write_bytes(b"own")
+    carry_over([own, earlier], folder)
+    assert own.read_bytes() == b"own" and earlier.read_bytes() == b"old"
 
 
 REAL = {
