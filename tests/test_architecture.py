@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "runtime": (),
     "serving": ("runtime",),
-    "model": ("runtime.bundle", "runtime.constants", "runtime.progress"),
+    "model": ("runtime.bundle", "runtime.constants", "runtime.errors", "runtime.progress"),
     "calibration": ("model", "runtime"),
     "export": ("calibration", "model", "runtime", "serving"),
     "training": ("calibration", "export", "model", "runtime", "serving"),

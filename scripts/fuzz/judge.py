@@ -95,7 +95,8 @@ def _fault(error: BaseException, case: Case) -> Fault | None:
         return Fault("exception", what, _place(error))
     if not case.may_refuse:
         return Fault("refused", what, _place(error))
-    message = str(error)
+    # The system's own errors are as long as the path that the user gave.
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if len(message) > LONGEST:
         return Fault("long", f"{len(message)} characters: {message[:200]}…", _place(error))
     if bad := sorted({letter for letter in describe(error) if not letter.isprintable() and letter != "\n"}):

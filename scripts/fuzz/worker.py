@@ -16,10 +16,12 @@ from scripts.fuzz.findings import Finding, Origin
 from scripts.fuzz.judge import Fault, Outcome, judge, limit_memory
 
 MUTATION, PROPERTY = "mutation", "property"
-SLICE_SECONDS = 1.0
+SLICE_SECONDS = 2.0
 """How long one target goes on before the next one's turn."""
-BLOCK = 100
+BLOCK = 25
 """Inputs that hypothesis makes at a time."""
+SHRINKING_SECONDS = 15.0
+"""How long hypothesis looks for a smaller input with the same fault."""
 DEADLY_SECONDS = 20
 """Processor time after which the kernel ends a worker with SIGPROF: the input hangs."""
 SPARE_BYTES = 4 << 30
@@ -100,6 +102,8 @@ def work(
 class _Worker:
     def __init__(self, folder: Path, share: Share, tell: Callable[[Message], object]) -> None:
         self.folder, self.share, self.tell = folder, share, tell
+        self.patience = 0.0
+        """Time of `time.monotonic` at which hypothesis must be content with what it has."""
 
     def turn(self, name: str, case: Case) -> bool:
         """One slice of mutations, and one block of hypothesis; False when nothing is left of either."""
@@ -134,8 +138,14 @@ class _Worker:
         last: list[Finding] = []
 
         def check(content: bytes) -> None:
+            if last and time.monotonic() > self.patience:  # it may shrink no further; the last one must fail again
+                if content == last[-1].content:
+                    raise _FaultError(last[-1].fault.signature)
+                return
             fault = self._judged(case, origin, content).fault
             if fault is not None and fault.signature not in known:
+                if not last:
+                    self.patience = time.monotonic() + SHRINKING_SECONDS
                 last.append(Finding(origin, fault, content))
                 raise _FaultError(fault.signature)
 

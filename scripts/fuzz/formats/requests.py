@@ -19,7 +19,7 @@ from runtime.image.output_files import encode
 from runtime.layout import fonts
 from runtime.layout.drawing import draw_layout
 from runtime.layout.fonts import choose_face
-from runtime.prompt.caption import CHECKS, looks_like_json
+from runtime.prompt.caption import CHECKS, Caption, looks_like_json
 from runtime.prompt.reading import PromptReader, ReadPrompt
 from runtime.prompt.tokens import PromptEncoder
 from scripts.fuzz.case import Case, World
@@ -113,12 +113,12 @@ def finished_picture(world: World, folder: Path) -> Case:
 
 def font(world: World, folder: Path) -> Case:
     """The font of a layout."""
-    file = folder / "font.ttf"
+    file, poster = folder / "font.ttf", Caption.from_json(_CAPTION)
     examples = (_font(),)
 
     def read() -> None:
         fonts._load.cache_clear()  # it keeps fonts by the names of their files
-        choose_face("Alps é", file).sized(40).getmask("Alps é")
+        draw_layout(poster, 256, 256, choose_face("Alps é", file))
 
     return Case(file, examples, byte_strings.mutated, read, (file.name,))
 
