@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -20,8 +20,8 @@ from runtime.console import guard
 from runtime.progress import Progress
 from scripts.fuzz.world import make_world
 from scripts.interrupted import processes
-from scripts.interrupted.disks import fill
-from scripts.interrupted.kills import Undisturbed, kill, undisturbed
+from scripts.interrupted.disks import random_fill
+from scripts.interrupted.kills import Moment, Trial, Undisturbed, kill, random_kill, undisturbed
 from scripts.interrupted.works import works
 
 PROGRAM = "scripts.interrupted"
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--kills", type=int, default=200, metavar="N", help="how often commands are killed (default: %(default)s)")
     add("--full-disks", type=int, default=40, metavar="N", help="how often the disk runs full (default: %(default)s)")
+    add("--every-call", action="store_true", help="kill each command once before each call that changes files, instead")
     add("--seed", type=int, default=0, metavar="N", help="of the moments (default: %(default)s)")
     return parser
 
@@ -43,9 +44,21 @@ def run(args: argparse.Namespace) -> None:
     # Threads do not survive a fork.
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="interrupted-") as name:
-        known = _undisturbed(Path(name), args.seed)
-        faults = _kills(known, Path(name), args.kills, Random(args.seed))
-        faults += _disks(known, Path(name), args.full_disks, Random(args.seed))
+        folder, random = Path(name), Random(args.seed)
+        known, cache = _undisturbed(folder, args.seed), folder / "cache"
+        trial = folder / _TRIAL / "folder"
+        if args.every_call:
+            moments = [(one, Moment(call=call)) for one in known for call in range(1, one.ended.calls + 1)]
+            trials = ((one.work.name, kill(one, trial, cache, [moment])) for one, moment in moments)
+            faults = _count("kills", trials, len(moments))
+        else:
+            each = itertools.cycle(known)
+            faults = _count(
+                "kills", ((one.work.name, random_kill(one, trial, cache, random)) for one in each), args.kills
+            )
+            disk, each = folder / "disk", itertools.cycle(known)
+            fills = ((one.work.name, random_fill(one, disk, cache, random)) for one in each)
+            faults += _count("full disks", fills, args.full_disks)
     if faults:
         raise RuntimeError(f"{faults} times a command was not as it must be; see above")
 
@@ -62,51 +75,23 @@ def _undisturbed(folder: Path, seed: int) -> list[Undisturbed]:
     return [undisturbed(work, place, cache) for work in works(folder / "checkpoint", folder / "bundle")]
 
 
-def _kills(known: Sequence[Undisturbed], folder: Path, wanted: int, random: Random) -> int:
-    """Kill the commands in turn until there have been as many kills as `wanted`; the number of faults."""
-    rows, total, faults = {one.work.name: [0, 0, 0] for one in known}, 0, 0
-    with Progress("kills", wanted, "kill") as bar:
-        for one in itertools.cycle(known):
-            if total >= wanted:
-                break
-            found = kill(one, folder / _TRIAL / "folder", folder / "cache", random)
-            _tell(one.work.name, found.moment, found.faults)
-            _add(rows[one.work.name], 1, found.kills, bool(found.faults))
-            bar.update(min(found.kills, wanted - total))
-            total, faults = total + found.kills, faults + bool(found.faults)
-    print(_table(("command", "runs", "kills", "faults"), rows))
+def _count(what: str, trials: Iterator[tuple[str, Trial]], wanted: int) -> int:
+    """Go on until so many interruptions have met a command, and print a table; the number of trials with faults."""
+    rows: dict[str, list[int]] = {}
+    met = faults = 0
+    with Progress(what, wanted) as bar:
+        while met < wanted and (trial := next(trials, None)) is not None:
+            name, found = trial
+            for fault in found.faults:
+                tqdm.write(f"{name}, {found.moment}: {fault}", file=sys.stderr)
+            row = rows.setdefault(name, [0, 0, 0])
+            row[:] = row[0] + 1, row[1] + found.met, row[2] + bool(found.faults)
+            bar.update(min(found.met, wanted - met))
+            met, faults = met + found.met, faults + bool(found.faults)
+    total = [sum(row[column] for row in rows.values()) for column in range(3)]
+    table = [["command", "runs", what, "faults"], *([name, *map(str, row)] for name, row in rows.items())]
+    print(aligned([*table, ["all", *map(str, total)]], words=1), flush=True)
     return faults
-
-
-def _disks(known: Sequence[Undisturbed], folder: Path, wanted: int, random: Random) -> int:
-    """Fill the disk under the commands in turn until so many of them have noticed; the number of faults."""
-    rows, total, faults = {one.work.name: [0, 0, 0] for one in known}, 0, 0
-    with Progress("full disks", wanted, "disk") as bar:
-        for one in itertools.cycle(known):
-            if total >= wanted:
-                break
-            found = fill(one, folder / "disk", folder / "cache", random)
-            _tell(one.work.name, found.moment, found.faults)
-            _add(rows[one.work.name], 1, found.failed, bool(found.faults))
-            bar.update(found.failed)
-            total, faults = total + found.failed, faults + bool(found.faults)
-    print(_table(("command", "runs", "failed for the disk", "faults"), rows))
-    return faults
-
-
-def _add(row: list[int], *counts: int) -> None:
-    row[:] = [old + new for old, new in zip(row, counts, strict=True)]
-
-
-def _tell(name: str, moment: str, faults: Sequence[str]) -> None:
-    for fault in faults:
-        tqdm.write(f"{name}, {moment}: {fault}", file=sys.stderr)
-
-
-def _table(head: Sequence[str], rows: Mapping[str, Sequence[int]]) -> str:
-    total = [sum(row[column] for row in rows.values()) for column in range(len(head) - 1)]
-    lines = [*rows.items(), ("all", total)]
-    return aligned([head, *([name, *map(str, counts)] for name, counts in lines)], words=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Kill a command at any moment: it resumes, its result is that of an undisturbed one, and nothing is left behind."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,10 +12,12 @@ from scripts.interrupted.works import Work
 
 AGAIN = 0.3
 """Share of the commands that are killed once more when they resume."""
-OUR_CACHE = "ideogram4-trt"
-"""What of the user's cache is ours; ONNX Runtime has some of it as well."""
 COLD = 0.15
 """Share that find one traced graph less in the user's cache."""
+OUR_CACHE = "ideogram4-trt"
+"""What of the user's cache is ours; ONNX Runtime has some of it as well."""
+EXISTS = "exists; choose another --output"
+"""What a command says whose output is there."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,24 @@ class Undisturbed:
 
 
 @dataclass(frozen=True)
-class Killed:
-    """What came of a command that was killed."""
+class Moment:
+    """When a command is killed."""
 
-    kills: int
-    """How often it was there to be killed: one that is done has ended."""
+    seconds: float | None = None
+    """After its start; None to count calls."""
+    call: int = 0
+    """That changes files, and is not made any more; counted from 1."""
+
+    def __str__(self) -> str:
+        return f"before call {self.call}" if self.seconds is None else f"after {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of an interrupted command."""
+
+    met: int
+    """How many of the interruptions met it: a command may be done before."""
     moment: str
     faults: tuple[str, ...]
 
@@ -40,7 +56,7 @@ class Killed:
 def undisturbed(work: Work, folder: Path, cache: Path) -> Undisturbed:
     """What a command makes, and how long it takes with all graphs in the user's cache; RuntimeError if it fails."""
     for _ in ("once to fill the cache", "once more"):
-        _begin(work, folder, cache)
+        begin(work, folder, cache)
         before = contents(folder)
         ended = run(work.command, folder)
         if ended.code != 0:
@@ -49,39 +65,55 @@ def undisturbed(work: Work, folder: Path, cache: Path) -> Undisturbed:
     return Undisturbed(work, ended, before, contents(folder))
 
 
-def kill(known: Undisturbed, folder: Path, cache: Path, random: Random) -> Killed:
-    """Kill a command, look at what there is, and let it resume, perhaps to be killed once more."""
-    _begin(known.work, folder, cache, random if random.random() < COLD else None)
-    kills, moments, faults = 0, [], []
-    for _ in range(2 if random.random() < AGAIN else 1):
-        moment, ended = _killed(known, folder, random)
-        moments.append(moment)
-        kills += ended.code < 0
+def random_kill(known: Undisturbed, folder: Path, cache: Path, random: Random) -> Trial:
+    """Kill a command at a random moment, and some once more when they resume."""
+    moments = [_random_moment(known, random) for _ in range(2 if random.random() < AGAIN else 1)]
+    return kill(known, folder, cache, moments, random if random.random() < COLD else None)
+
+
+def kill(
+    known: Undisturbed, folder: Path, cache: Path, moments: Sequence[Moment], missing: Random | None = None
+) -> Trial:
+    """Kill a command, look at what there is, and let it resume.
+
+    Args:
+        known: the command when it is left alone.
+        folder: is made anew.
+        cache: of a user, which is copied.
+        moments: for the command, and for those that resume it.
+        missing: takes a traced graph away from the cache; None to take none.
+    """
+    begin(known.work, folder, cache)
+    if missing is not None:
+        missing.choice(sorted(cache_of(folder).rglob("*.graph"))).unlink()
+    met, faults = 0, []
+    for moment in moments:
+        ended = _killed(known.work, folder, moment)
+        met += ended.code < 0
         faults += [f"killed: {what}" for what in halves(contents(folder), known.before, known.after, known.work.whole)]
     ended = run(known.work.command, folder)
-    done = ended.code == 1 and "exists; choose another --output or add --overwrite" in ended.said
-    if ended.code != 0 and not done:
+    if ended.code != 0 and not (ended.code == 1 and EXISTS in ended.said):
         faults.append(f"does not resume, exit code {ended.code}: {ended.said[-500:]}")
     faults += differences(contents(folder), known.after)
     faults += [f"{file} is left behind" for file in (cache_of(folder) / OUR_CACHE).rglob(".*")]
-    return Killed(kills, ", then ".join(moments), tuple(faults))
+    return Trial(met, ", then ".join(map(str, moments)), tuple(faults))
 
 
-def _killed(known: Undisturbed, folder: Path, random: Random) -> tuple[str, Ended]:
-    """Run the command to a random moment, in time or before a call that changes files."""
-    if random.random() < 0.5:
-        seconds = random.uniform(0, known.ended.seconds * 1.05)
-        return f"after {seconds:.2f} s", run(known.work.command, folder, kill_after=seconds)
-    call = random.randint(1, known.ended.calls)
-    return f"before call {call}", run(known.work.command, folder, before_call=lambda n: n == call and kill_self())
-
-
-def _begin(work: Work, folder: Path, cache: Path, random: Random | None = None) -> None:
-    """A new folder with what the command begins with, and a user's cache; `random` takes one graph away from it."""
+def begin(work: Work, folder: Path, cache: Path) -> None:
+    """A new folder with what the command begins with, and a user's cache beside it."""
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copytree(cache, cache_of(folder))
-    if random is not None:
-        graphs = sorted(cache_of(folder).rglob("*.graph"))
-        random.choice(graphs).unlink()
     work.prepare(folder)
+
+
+def _random_moment(known: Undisturbed, random: Random) -> Moment:
+    if random.random() < 0.5:
+        return Moment(seconds=random.uniform(0, known.ended.seconds * 1.05))
+    return Moment(call=random.randint(1, known.ended.calls))
+
+
+def _killed(work: Work, folder: Path, moment: Moment) -> Ended:
+    if moment.seconds is not None:
+        return run(work.command, folder, kill_after=moment.seconds)
+    return run(work.command, folder, before_call=lambda number: number == moment.call and kill_self())
