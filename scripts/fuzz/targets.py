@@ -41,6 +41,7 @@ TARGETS: dict[str, Maker] = {
     "ledger": builds.ledger,
     "cost": builds.cost,
     "trace": builds.trace,
+    "timing-cache": builds.timing_cache,
     "quality": builds.quality,
     "trt-generate": commands.trt_generate,
     "export.build": commands.build,

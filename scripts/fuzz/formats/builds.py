@@ -5,18 +5,21 @@ import json
 import shutil
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from export.build.cost import _found as found_cost
-from export.build.ledger import LEDGER, Ledger
+from export.build.finished.ledger import LEDGER, Ledger
+from export.build.finished.stock import Stock
 from export.engine.files import REPORT
+from export.engine.timing_cache import TIMING_CACHE, TimingCache
 from export.graph import trace_cache
 from export.verify import report_files
+from runtime.bundle.graph_specs import GraphSpec
 from runtime.bundle.json_fields import decode
-from runtime.bundle.manifest import GraphSpec
 from scripts.fuzz.case import Case, World
 from scripts.fuzz.mutation import byte_strings, json_texts
 from scripts.fuzz.strategies import replaced
@@ -25,21 +28,24 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def ledger(world: World, folder: Path) -> Case:
-    """``build.json`` of a bundle that is replaced: its stages are taken, or built again, and nothing else happens."""
-    earlier, outside = Path(shutil.copytree(world.bundle, folder / "earlier" / "bundle")), folder / "outside"
-    file = earlier / LEDGER
-    examples = (file.read_bytes(),)
+    """``build.json`` of an unfinished bundle: its stages are taken, or built again, and nothing else happens."""
+    unfinished, outside = folder / "unfinished", folder / "outside"
+    file = unfinished / LEDGER
+    examples = ((world.bundle / LEDGER).read_bytes(),)
+    keys = {name: entry.key for name, entry in Ledger.read(world.bundle).finished.items()}
 
     def read() -> None:
+        content = file.read_bytes()
+        shutil.rmtree(unfinished)
+        shutil.copytree(world.bundle, unfinished)
+        file.write_bytes(content)
         outside.write_text("outside")
-        new = folder / "new" / "bundle"
-        shutil.rmtree(new.parent, ignore_errors=True)
-        new.mkdir(parents=True)
-        known, taken = Ledger.read(earlier), Ledger(new)
-        for name, finished in list(known.finished.items()):
-            if taken.take(name, finished.key, known) is not None:
-                decode(finished.spec, GraphSpec, name)
-        if sorted(file.name for file in folder.iterdir()) != ["earlier", "new", "outside"]:
+        stock = Stock(unfinished, folder / "bundle", (), fresh=False, quiet=True)
+        found = stock.find(keys)
+        stock.take(found)
+        for name, one in found.items():
+            decode(one.finished.spec, GraphSpec, name)
+        if sorted(path.name for path in folder.iterdir()) != ["outside", "unfinished"]:
             raise AssertionError("a file was written outside of the bundle")
         if outside.read_text() != "outside":
             raise AssertionError("a file outside of the bundle was changed")
@@ -73,6 +79,19 @@ def trace(world: World, folder: Path) -> Case:
             raise AssertionError("a damaged graph was taken")
 
     return Case(file, examples, _mutated_trace, read, may_refuse=False)
+
+
+def timing_cache(world: World, folder: Path) -> Case:
+    """What TensorRT measured of its kernels."""
+    file, config = folder / TIMING_CACHE, SimpleNamespace()
+    config.create_timing_cache = lambda content: SimpleNamespace(serialize=lambda: b"timings")
+    config.set_timing_cache = lambda cache, ignore_mismatch: setattr(config, "cache", cache) or True
+    config.get_timing_cache = lambda: config.cache
+    cache = TimingCache(file)
+    cache.attach(config)
+    cache.keep(config)
+    examples = (file.read_bytes(),)
+    return Case(file, examples, byte_strings.mutated, lambda: TimingCache(file).attach(config), may_refuse=False)
 
 
 def quality(world: World, folder: Path) -> Case:

@@ -17,8 +17,9 @@ from export.triton.readme import readme_text
 from export.triton.repository import Repository
 from export.triton.warmup import warmup_inputs
 from runtime.backend.opening import choose_backend
+from runtime.bundle.graph_specs import EngineSet, EngineSpec, Profile, SizeRange
 from runtime.bundle.integrity import check_files
-from runtime.bundle.manifest import EngineSet, EngineSpec, Manifest, SizeRange, read_manifest
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.bundle.verified import Verified
 from runtime.constants import MANIFEST
 from runtime.image.preview import preview_image
@@ -152,9 +153,9 @@ def _with_engines(world: World, folder: Path) -> Path:
     for path, content in contents.items():
         (bundle / path).parent.mkdir(parents=True, exist_ok=True)
         (bundle / path).write_bytes(content)
-    sizes = {"T": SizeRange(1, 300, 2048)}
+    profiles = (Profile({"T": SizeRange(1, 300, 2048)}, 10**8),)
     specs = {
-        name: EngineSpec(plan, "bfloat16", graph.inputs, graph.outputs, sizes, 1)
+        name: EngineSpec(plan, "bfloat16", graph.inputs, graph.outputs, profiles)
         for name, graph in found.graphs.items()
     }
     engines = {_SET: EngineSet("rtx", ("sm89",), "1.7.1.116", "base", specs)}
