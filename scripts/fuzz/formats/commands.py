@@ -54,8 +54,7 @@ def build(world: World, folder: Path) -> Case:
         options = export.build.arguments.read_options(parser.parse_args(arguments))
         check_output(options.output, options.overwrite)
         checkpoint = with_loras(open_checkpoint(world.checkpoint), options.lora, options.lora_target)
-        for variant in variants_of(options, checkpoint, describe(checkpoint)):
-            variant.needs(checkpoint)
+        variants_of(options, checkpoint, describe(checkpoint))
 
     return _case(folder, parser, example, run)
 
