@@ -18,7 +18,7 @@ from calibration.static.state import state_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
-from runtime.atomic_files import check_outputs
+from runtime.atomic_files import check_outputs, remove_leftovers
 from runtime.console import guard
 from runtime.sampling.schedule import PRESETS
 
@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = with_loras(open_checkpoint(directory), args.lora, args.lora_target)
     prompts = read_prompts(args.prompts, prompt_encoder(checkpoint))
     state = state_file(args.output)
+    remove_leftovers([args.output, state])
     measure = _channels if args.measure == "channels" else _ranges
     what = measure(args, checkpoint, prompts, state)
     state.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import from_dict
 from model.layers import Conv2d, Linear, attend
+from runtime.errors import shown
 
 NORM_EPS = 1e-6
 PATCH = 2
@@ -269,5 +270,5 @@ def autoencoder_config(data: dict[str, Any]) -> AutoencoderConfig:
     }
     for key, value in wanted.items():
         if data.get(key, value) != value:
-            raise ValueError(f"vae: {key} is {data[key]!r}, wanted {value!r}")
+            raise ValueError(f"vae: {key} is {shown(data[key])}, wanted {value!r}")
     return from_dict(AutoencoderConfig, data, "vae")

@@ -43,10 +43,12 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         half = self.attention_head_dim // 2
         if len(self.mrope_section) != 3:
-            raise ValueError(f"mrope_section is {list(self.mrope_section)}, wanted the lanes of three axes")
+            raise ValueError(
+                f"transformer: mrope_section is {list(self.mrope_section)}, wanted the lanes of three axes"
+            )
         if self.attention_head_dim % 2 or 3 * max(self.mrope_section[1:]) > half + 2:
             raise ValueError(
-                f"mrope_section {list(self.mrope_section)} does not fit into the {half} lanes of "
+                f"transformer: mrope_section {list(self.mrope_section)} does not fit into the {half} lanes of "
                 f"attention_head_dim {self.attention_head_dim}"
             )
 

@@ -2,9 +2,16 @@
 
 import contextlib
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import IO
+
+from runtime.file_locks import HAS_LOCKS, hold, remove_abandoned
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}", re.DOTALL)
+"""Names of files that are being written; those of `_hidden`."""
 
 
 def check_outputs(files: Sequence[Path], overwrite: bool) -> None:
@@ -44,24 +51,42 @@ def write_files(files: Sequence[Path], contents: Sequence[bytes], overwrite: boo
         OSError: a file cannot be written. Nothing of any of them is left then.
     """
     hidden = [_hidden(file) for file in files]
-    try:
-        for name, file, content in zip(hidden, files, contents, strict=True):
-            _write(name, file, content)
-        moved = {}
-        for name, file in zip(hidden, files, strict=True):
-            if overwrite:
-                os.replace(name, file)
-            elif not _take_name(name, file):
-                moved[file] = file.with_name(f"{file.stem}{name.suffix}{file.suffix}")
-                os.replace(name, moved[file])
-    finally:
-        # Also after a signal: the names are known before the files are there.
-        for name in hidden:
-            with contextlib.suppress(OSError):
-                name.unlink(missing_ok=True)
+    moved: dict[Path, Path] = {}
+    with contextlib.ExitStack() as written:
+        try:
+            for name, file, content in zip(hidden, files, contents, strict=True):
+                written.enter_context(_written(name, file, content))
+            if not HAS_LOCKS:
+                written.close()  # Windows gives no other name to a file that is open
+            for name, file in zip(hidden, files, strict=True):
+                if overwrite:
+                    os.replace(name, file)
+                elif not _take_name(name, file):
+                    moved[file] = file.with_name(f"{file.stem}{name.suffix}{file.suffix}")
+                    os.replace(name, moved[file])
+        finally:
+            # Also after a signal: the names are known before the files are there.
+            for name in hidden:
+                with contextlib.suppress(OSError):
+                    name.unlink(missing_ok=True)
     if moved:
         told = [f"another program has made {file} meanwhile, so this one is in {kept}" for file, kept in moved.items()]
         raise FileExistsError("; ".join(told))
+
+
+def remove_leftovers(files: Collection[Path]) -> None:
+    """Remove what programs that were killed while they wrote these files have left beside them."""
+    for folder in {file.parent for file in files}:
+        remove_leftovers_in(folder, {file.name for file in files if file.parent == folder})
+
+
+def remove_leftovers_in(folder: Path, names: Collection[str] | None = None) -> None:
+    """The same for files of these names in one folder; None for all."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            match = _HIDDEN.fullmatch(file.name)
+            if match and (names is None or match["name"] in names):
+                remove_abandoned(file)
 
 
 def _hidden(file: Path) -> Path:
@@ -81,10 +106,18 @@ def _check_writable(file: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
-def _write(name: Path, file: Path, content: bytes) -> None:
+def _written(name: Path, file: Path, content: bytes) -> IO[bytes]:
+    """A new file with this content. As long as it is open, no program takes it for given up."""
     try:
-        with name.open("xb") as stream:
+        with contextlib.ExitStack() as opened:
+            stream = opened.enter_context(name.open("xb"))
+            while not hold(stream):
+                stream.close()
+                stream = opened.enter_context(name.open("xb"))
             stream.write(content)
+            stream.flush()
+            opened.pop_all()
+            return stream
     except OSError as error:  # a full disk: what it says of itself does not name a file
         raise type(error)(error.errno, error.strerror, str(file)) from error
 

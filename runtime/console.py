@@ -53,8 +53,19 @@ def guard(program: str, job: Callable[[], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """The message of an error, of bounded length and without Python's decoration of operating-system errors."""
-    return cut(_described(error), _LONGEST)
+    """The message of an error, of bounded length and without Python's decoration of operating-system errors.
+
+    What a terminal would obey and not show is written as an escape: names in files come from strangers.
+    """
+    return printable(cut(_described(error), _LONGEST))
+
+
+def printable(text: str) -> str:
+    """A text with escapes for all but letters and the ends of lines."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def _described(error: BaseException) -> str:

@@ -50,10 +50,24 @@ DEMO = TransformerConfig(
     llm_features_dim=SMALL_TEXT.features,
     mrope_section=(12, 10, 10),
 )
+TINY_TEXT = TextEncoderConfig(
+    hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=16, vocab_size=1024
+)
+TINY = TransformerConfig(
+    num_layers=1,
+    num_attention_heads=1,
+    attention_head_dim=32,
+    intermediate_size=32,
+    adaln_dim=16,
+    llm_features_dim=TINY_TEXT.features,
+    mrope_section=(6, 5, 5),
+)
+TINY_VAE = AutoencoderConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
 SIZES = {
     "full": (TransformerConfig(), TextEncoderConfig(), AutoencoderConfig()),
     "wide": (TransformerConfig(num_layers=2, llm_features_dim=SMALL_TEXT.features), SMALL_TEXT, SMALL_VAE),
     "demo": (DEMO, SMALL_TEXT, SMALL_VAE),
+    "tiny": (TINY, TINY_TEXT, TINY_VAE),
 }
 """Transformer, text encoder and autoencoder of each size."""
 PARTS = ("transformer", "unconditional_transformer", "text_encoder", "vae")
@@ -89,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--size",
         choices=SIZES,
         default="full",
-        help="full: as released; wide: two blocks of the real width; demo: small (default: %(default)s)",
+        help="full: as released; wide: two blocks of the real width; demo: small; tiny: as small as it works (default: "
+        "%(default)s)",
     )
     option("--layers", type=int, metavar="N", help="blocks of the transformers instead of the size's own number")
     option("--layout", choices=("original", "diffusers"), default="original", help="names (default: %(default)s)")

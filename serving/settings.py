@@ -65,14 +65,11 @@ def read_settings(args: Mapping[str, str]) -> Settings:
     if BUNDLE not in parameters:
         raise ValueError(f"config.pbtxt of {args['model_name']} lacks the parameter {BUNDLE!r}, the bundle's directory")
     version = Path(args["model_repository"], args["model_version"])
-    threads = parameters.get(THREADS, "")
-    if threads and not (threads.isdecimal() and threads.isascii()):
-        raise ValueError(f"the parameter {THREADS!r} is {shown(threads)}, wanted a number of CPU threads")
     return Settings(
-        (version / parameters[BUNDLE]).resolve(),
+        _path(version, parameters[BUNDLE]),
         parameters.get(BACKEND, "auto"),
         device_of(args["model_instance_kind"], args["model_instance_device_id"]),
-        int(threads) if threads else None,
+        _threads(parameters.get(THREADS, "")),
         _choice(parameters, VERIFY, CHECKS),
         _flag(parameters, UNLOAD),
         Limits(
@@ -83,6 +80,22 @@ def read_settings(args: Mapping[str, str]) -> Settings:
         round(_amount(parameters, MEMORY, math.nan) * 1e9) if MEMORY in parameters else None,
         frozenset(entry["name"] for entry in config["input"]),
     )
+
+
+def _path(folder: Path, bundle: str) -> Path:
+    try:
+        return (folder / bundle).resolve()
+    except ValueError as error:  # NUL, and halves of characters
+        raise ValueError(f"the parameter {BUNDLE!r} is {shown(bundle)}, wanted a directory: {error}") from error
+
+
+def _threads(text: str) -> int | None:
+    if not text:
+        return None
+    # Longer ones are no number of threads, and Python refuses to read those of thousands of digits.
+    if not (text.isdecimal() and text.isascii() and len(text) < 10):
+        raise ValueError(f"the parameter {THREADS!r} is {shown(text)}, wanted a number of CPU threads")
+    return int(text)
 
 
 def _choice(parameters: Mapping[str, str], name: str, choices: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "runtime": (),
     "serving": ("runtime",),
-    "model": ("runtime.bundle", "runtime.constants", "runtime.progress"),
+    "model": ("runtime.bundle", "runtime.constants", "runtime.errors", "runtime.progress"),
     "calibration": ("model", "runtime"),
     "export": ("calibration", "model", "runtime", "serving"),
     "training": ("calibration", "export", "model", "runtime", "serving"),
@@ -40,7 +40,8 @@ TESTS = ("tests", "support")
 
 LAYERS = {
     "runtime": (
-        "atomic_files constants errors generated host_memory progress user_cache",
+        "constants errors file_locks generated host_memory progress user_cache",
+        "atomic_files",
         "console",
         "bundle",
         "graph",
@@ -80,7 +81,8 @@ LAYERS = {
     "scripts": (
         "__init__ root",
         "make_checkpoint demo golden triton",
-        "bench",
+        "bench fuzz",
+        "interrupted",
     ),
 }
 """Rooms (folders and single files) of a package from the ground up: each imports only from lines above its own.

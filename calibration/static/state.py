@@ -6,8 +6,6 @@ measured), and for each of ``names`` its ``amax`` and ``counts``.
 
 import io
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,11 @@ import numpy as np
 
 from calibration.static.histogram import BINS, Histogram, empty_histogram
 from runtime.atomic_files import write_whole
+from runtime.errors import cut
 
 _ARRAYS = ("identity", "done", "names", "amax", "counts")
+_SHOWN = 200
+"""Characters of what a library says of a damaged file."""
 VERSION = 1
 """To be raised when the file or the bins change."""
 
@@ -84,8 +85,8 @@ class StateFile:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS}
-        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise StateError(f"{self.path} is damaged ({error})") from error
+        except Exception as error:  # readers of archives and arrays raise what they like: zlib.error, TokenError, …
+            raise StateError(f"{self.path} is damaged ({cut(str(error), _SHOWN)})") from error
         if str(arrays["identity"]) != self._text():
             raise StateError(f"{self.path} belongs to another calibration")
         done, amax, counts = arrays["done"], arrays["amax"], arrays["counts"]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import platform
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 import export.graph
 import model
-from runtime.atomic_files import write_whole
+from runtime.atomic_files import remove_leftovers_in, write_whole
 from runtime.user_cache import cache_directory
 
 LIMIT = 256 * 2**20
@@ -33,8 +32,6 @@ _PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 _SUFFIX = ".graph"
 _DIGEST = hashlib.sha256().digest_size
 _INITIALIZERS = "initializers"
-_ABANDONED = 24 * 3600
-"""Seconds after which a file that was never finished belongs to no running process."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +150,7 @@ def _write(file: Path, content: bytes, limit: int) -> None:
     """Keep an entry, and remove those that have not been used for longest until all fit into `limit` bytes."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers_in(file.parent)
         write_whole(file, hashlib.sha256(content).digest() + content)
         _remove_oldest(file.parent, limit)
     except OSError as error:
@@ -160,14 +158,12 @@ def _write(file: Path, content: bytes, limit: int) -> None:
 
 
 def _remove_oldest(directory: Path, limit: int) -> None:
-    now, entries = time.time(), []
+    entries = []
     for file in directory.iterdir():
         with suppress(FileNotFoundError):  # another process made room, too
             status = file.stat()
             if file.suffix == _SUFFIX:
                 entries.append((status.st_mtime_ns, status.st_size, file))
-            elif _SUFFIX in file.name and status.st_mtime < now - _ABANDONED:
-                file.unlink()
     total = sum(size for _, size, _ in entries)
     for _, size, file in sorted(entries):
         if total <= limit:

@@ -8,6 +8,7 @@ from model.autoencoder import PATCH, AutoencoderConfig
 from model.checkpoint.latent_stats import LATENT_SHIFT
 from model.checkpoint.tensor_files import CheckpointError, read_json
 from model.transformer import TransformerConfig, transformer_config
+from runtime.errors import SHOWN, cut, shown
 
 WEIGHT_FILES = {
     "transformer": "diffusion_pytorch_model",
@@ -30,7 +31,7 @@ _TEXT_TYPES = ("qwen3_vl", "qwen3_vl_text")
 def check_index(index: Path) -> None:
     """Raise CheckpointError if ``model_index.json`` is that of another pipeline; it may be missing."""
     if index.is_file() and (name := read_json(index).get("_class_name", _PIPELINE)) != _PIPELINE:
-        raise CheckpointError(f"{index.parent} is a {name}, wanted an {_PIPELINE}")
+        raise CheckpointError(f"{index}: the pipeline is a {cut(str(name), SHOWN)}, wanted an {_PIPELINE}")
 
 
 def read_configs(directory: Path) -> dict[str, dict[str, Any]]:
@@ -45,10 +46,12 @@ def read_configs(directory: Path) -> dict[str, dict[str, Any]]:
         _check_quantization(directory / name, config.get("quantization_config"))
         wanted = _CLASSES.get(name)
         if wanted and config.get("_class_name", wanted) != wanted:
-            raise CheckpointError(f"{directory / name} is a {config['_class_name']}, wanted a {wanted}")
+            raise CheckpointError(
+                f"{directory / name} is a {cut(str(config['_class_name']), SHOWN)}, wanted a {wanted}"
+            )
     if (kind := configs["text_encoder"].get("model_type")) not in _TEXT_TYPES:
         raise CheckpointError(
-            f"{directory / 'text_encoder'} has the model_type {kind!r}, wanted {' or '.join(_TEXT_TYPES)}"
+            f"{directory / 'text_encoder'} has the model_type {shown(kind)}, wanted {' or '.join(_TEXT_TYPES)}"
         )
     return configs
 
@@ -59,7 +62,7 @@ def _check_quantization(folder: Path, config: object) -> None:
         return
     kind = "int8" if config.get("load_in_8bit") else config.get("bnb_4bit_quant_type", "nf4")
     if kind != "nf4":
-        raise CheckpointError(f"{folder} is quantized with bitsandbytes {kind}, wanted nf4")
+        raise CheckpointError(f"{folder} is quantized with bitsandbytes {cut(str(kind), SHOWN)}, wanted nf4")
 
 
 def latent_stats_kind(vae: dict[str, Any], layout: str) -> LatentStatsKind:
@@ -69,7 +72,7 @@ def latent_stats_kind(vae: dict[str, Any], layout: str) -> LatentStatsKind:
         return "bn"
     if given == "constants":
         return "constants"
-    raise ValueError(f"vae: latent_stats is {given!r}, wanted 'bn' or 'constants'")
+    raise ValueError(f"vae: latent_stats is {shown(given)}, wanted 'bn' or 'constants'")
 
 
 def check_sizes(

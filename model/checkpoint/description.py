@@ -8,6 +8,7 @@ from model.checkpoint.fingerprint import fingerprint
 from model.checkpoint.hub import model_name
 from model.checkpoint.tensor_files import CheckpointError, read_json
 from runtime.bundle.manifest import Manifest, PromptSpec, RopeSpec, SizeSpec
+from runtime.errors import shown
 
 TOKENIZER = "tokenizer.json"
 MAX_TEXT_TOKENS = 2048
@@ -60,7 +61,7 @@ def _sizes(checkpoint: Checkpoint) -> SizeSpec:
     index = checkpoint.directory / "model_index.json"
     given = read_json(index).get("sizes", {}) if index.is_file() else {}
     if not isinstance(given, dict) or any(type(size) is not int for size in given.values()) or set(given) - set(_SIZES):
-        raise CheckpointError(f"{index}: sizes is {given!r}, wanted minimum, maximum and default in pixels")
+        raise CheckpointError(f"{index}: sizes is {shown(given)}, wanted minimum, maximum and default in pixels")
     multiple = checkpoint.autoencoder.pixels_per_token
     for name, size in given.items():
         if size < multiple or size % multiple:

@@ -28,6 +28,7 @@ from model.checkpoint.tensor_files import CheckpointError, Identity, StoredTenso
 from model.text_encoder import TAPS, TextEncoderConfig, TextStage, rope_frequencies, text_encoder_config
 from model.transformer import Ideogram4Transformer, TransformerConfig, time_frequencies, transformer_config
 from runtime.bundle.manifest import LoraSpec
+from runtime.errors import cut
 
 STAGES = ("text_encoder", "dit_cond", "dit_uncond", "vae_decoder", "vae_encoder")
 """Stages in the order in which a picture passes them; ``dit_uncond`` is missing from distilled checkpoints."""
@@ -38,7 +39,10 @@ _STATS = "latent_stats."
 _TIME, _ROPE = "t_embedding.frequencies", "encoder.inv_freq"
 _DERIVED = (_STATS, _TIME, _ROPE)
 """Parameters that no file holds."""
-_LISTED = 60
+_LISTED = 24
+"""Wrong tensors that a message lists."""
+_LONGEST = 150
+"""Characters for one of them: names come from files."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         text = text_encoder_config(configs["text_encoder"])
         vae = autoencoder_config(configs["vae"])
         check_sizes(transformer, configs.get("unconditional_transformer"), vae, latent_stats)
-        with torch.device("meta"):
-            shapes = {stage: _shapes(_build(stage, transformer, text, vae)) for stage in STAGES}
-    except (ValueError, TypeError, ZeroDivisionError) as error:  # torch.nn's own checks of sizes are among them
+    except ValueError as error:
         raise CheckpointError(f"{directory}: {error}") from error
+    shapes = {stage: _shapes(directory, stage, transformer, text, vae) for stage in STAGES}
     found = _match(directory, stored, shapes, text, latent_stats)
     derived: Sources = _latent_stats(latent_stats, found["vae"], vae)
     derived |= {_TIME: Known(time_frequencies(transformer.hidden_size)), _ROPE: Known(rope_frequencies(text))}
@@ -136,7 +139,15 @@ def _build(stage: str, transformer: TransformerConfig, text: TextEncoderConfig, 
     return module.eval().requires_grad_(False)
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    directory: Path, stage: str, transformer: TransformerConfig, text: TextEncoderConfig, vae: AutoencoderConfig
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter of a stage; CheckpointError for sizes that PyTorch's layers refuse."""
+    try:
+        with torch.device("meta"):
+            module = _build(stage, transformer, text, vae)
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise CheckpointError(f"{directory / _folder(stage)}: {cut(str(error), _LONGEST)}") from error
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
@@ -177,8 +188,9 @@ def _match(
     }
     if problems:
         rest = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+        listed = [cut(problem, _LONGEST) for problem in problems[:_LISTED]]
         raise CheckpointError(
-            f"{directory}: the tensors do not fit the configuration:\n  " + "\n  ".join(problems[:_LISTED] + rest)
+            f"{directory}: the tensors do not fit the configuration:\n  " + "\n  ".join(listed + rest)
         )
     return found
 
@@ -198,5 +210,10 @@ def _sources(stage: str, found: dict[str, Sources], derived: Sources) -> Sources
     if stage == "text_encoder":
         tower = {f"encoder.{name}": source for name, source in found["text_encoder"].items()}
         return tower | found["transformer"] | derived
-    folder = {"dit_cond": "transformer", "dit_uncond": "unconditional_transformer"}.get(stage, "vae")
-    return derived | found[folder]
+    return derived | found[_folder(stage)]
+
+
+def _folder(stage: str) -> str:
+    """Where the weights of a stage are; a few of the text encoder's are the transformer's."""
+    named = {"dit_cond": "transformer", "dit_uncond": "unconditional_transformer", "text_encoder": "text_encoder"}
+    return named.get(stage, "vae")

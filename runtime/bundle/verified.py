@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic_files import write_whole
+from runtime.atomic_files import remove_leftovers_in, write_whole
 
 FOLDER = "verified"
 """Name of the folder in the user's cache directory; it has a file for each bundle."""
@@ -60,6 +60,7 @@ class Verified:
         self.known |= new
         with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers_in(self.file.parent)
             write_whole(self.file, json.dumps(self.known).encode())
             _forget_oldest(self.file.parent)
 

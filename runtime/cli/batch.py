@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.atomic_files import check_outputs, write_files
+from runtime.atomic_files import check_outputs, remove_leftovers, write_files
 from runtime.bundle.manifest import Manifest
 from runtime.cli.finished import finished_files
 from runtime.cli.jobs import Job
@@ -67,7 +67,7 @@ class Failures:
 
 
 def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> list[Job]:
-    """The jobs whose files can be written, and are no other job's.
+    """The jobs whose files can be written, and are no other job's; what a killed run has left of them is removed.
 
     Files of a prompt file's jobs may exist: whether they are finished is seen when the settings are known.
     """
@@ -84,6 +84,7 @@ def check_files(jobs: Sequence[Job], overwrite: bool, failures: Failures) -> lis
             for file in job.written:
                 check_suffix(file)
             fit.append(job)
+    remove_leftovers([file for job in fit for file in job.written])
     return fit
 
 

@@ -65,7 +65,7 @@ def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple
     if args.caption is not None:
         if args.wrap:
             raise RequestError("--wrap is for plain text, and --caption is a caption already")
-        return [job_from_options(args, reader.caption_text(read_text(args.caption)))], 1
+        return [job_from_options(args, _caption(args.caption, reader))], 1
     if args.prompt is not None:
         return [job_from_options(args, reader.prompt(args.prompt))], 1
     defaults, jobs, count = job_from_options(args, ReadPrompt("")), [], 0
@@ -78,6 +78,14 @@ def read_jobs(args: argparse.Namespace, failures: Failures, warn: Warn) -> tuple
         with failures.noted(where):
             jobs.append(job_of_line(where, number, line, folder, defaults, reader))
     return jobs, count
+
+
+def _caption(file: str, reader: PromptReader) -> ReadPrompt:
+    text = read_text(file)
+    try:
+        return reader.caption_text(text)
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from error
 
 
 def job_from_options(args: argparse.Namespace, prompt: ReadPrompt) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.atomic_files import check_outputs
+from runtime.atomic_files import check_outputs, remove_leftovers
 from runtime.bundle.manifest import Manifest
 from runtime.console import describe
 from runtime.errors import RequestError
@@ -35,6 +35,7 @@ def check_preview(args: argparse.Namespace, manifest: Manifest, outputs: Collect
     if args.preview.absolute() in [file.absolute() for file in outputs]:
         raise RequestError(f"--preview {args.preview} is the output as well, wanted another file")
     check_outputs([args.preview], args.overwrite)
+    remove_leftovers([args.preview])
     check_suffix(args.preview)
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from runtime.cli.batch import Task
 from runtime.cli.options import PROGRAM
-from runtime.console import describe, discard, json_text
+from runtime.console import describe, discard, json_text, printable
 from runtime.generated import Generated
 
 
@@ -25,7 +25,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """A message that is told in any case."""
-        tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
+        tqdm.write(printable(f"{PROGRAM}: {text}"), file=sys.stderr)
 
     def warn(self, where: str, text: str) -> None:
         """A warning about the line `where` of a prompt file, or about the command line."""
@@ -40,7 +40,7 @@ class Report:
     def started(self, text: str) -> None:
         """What runs the pictures."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
     def made(self, task: Task, made: Generated) -> None:
         """The pictures of a task are in their files."""

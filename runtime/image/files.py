@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import MissingFileError, RequestError
 
@@ -71,7 +71,9 @@ def rgb_array(image: Image.Image, label: str) -> np.ndarray:
     Raises:
         RequestError: its pixels are floating-point numbers, or integers beyond 16 bits.
     """
-    return np.asarray(_rgb(ImageOps.exif_transpose(image), label))
+    # Only where there is something to turn: each step that copies a large picture takes as much memory again.
+    turned = ImageOps.exif_transpose(image) if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else image
+    return np.asarray(_rgb(turned, label))
 
 
 def read_mask(file: Path) -> np.ndarray:
@@ -98,12 +100,18 @@ def _rgb(image: Image.Image, label: str) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image, label: str) -> Image.Image:
-    levels = np.asarray(image).astype(np.int64)
+    levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise _RefusedError(f"{label} has levels from {levels.min()} to {levels.max()}, wanted 0 to 65535")
-    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = levels.astype(np.uint32)  # holds 255 * 65535
+    scaled *= 255
+    scaled += 32767
+    scaled //= 65535
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from runtime.atomic_files import check_outputs, write_files
 from runtime.image.output_files import encode
 from runtime.layout.colours import BLACK, VISIBLE, WHITE, Colour, contrast, ink, mix, parse_colour
-from runtime.layout.fonts import Face, Font, choose_face
+from runtime.layout.fonts import Face, Font, choose_face, damage_named
 from runtime.prompt.caption import Caption, Element
 from runtime.prompt.caption_schema import BBOX_LIMIT
 
@@ -34,8 +34,12 @@ _LARGEST = 1 / 5
 
 
 def draw_layout(caption: Caption, width: int, height: int, face: Face) -> np.ndarray:
-    """The boxes and texts of `caption`, written in the font `face`: (height, width, 3) uint8."""
-    return np.asarray(_Sheet(width, height, face).draw(caption).convert("RGB"))
+    """The boxes and texts of `caption`, written in the font `face`: (height, width, 3) uint8.
+
+    RequestError if the font is damaged.
+    """
+    with damage_named(face.file):
+        return np.asarray(_Sheet(width, height, face).draw(caption).convert("RGB"))
 
 
 def write_layout(file: Path, caption: Caption, size: tuple[int, int], font: Path | None, overwrite: bool) -> str:
@@ -53,7 +57,7 @@ def write_layout(file: Path, caption: Caption, size: tuple[int, int], font: Path
 
     Raises:
         FileExistsError: the file is another one and may not be replaced.
-        OSError, RequestError: `font` is not a font.
+        OSError, RequestError: `font` is not a font, or is damaged.
     """
     words = (caption.background, *(f"{element.desc}{element.text or ''}" for element in caption.elements))
     face = choose_face("".join(words), font)

@@ -1,5 +1,7 @@
 """Fonts for layouts: Pillow's own as long as it has the letters, else one that the system has."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +37,7 @@ def choose_face(text: str, font: Path | None) -> Face:
 
     Raises:
         OSError: `font` cannot be read.
-        RequestError: it is no font.
+        RequestError: it is no font, or damaged.
     """
     if font is not None:
         with font.open("rb"):
@@ -69,6 +71,16 @@ def _is_installed(name: str) -> bool:
 
 def _missing(file: str | None, text: str) -> str:
     drawn = _load(file, _SAMPLE_SIZE).getmask
-    nothing = bytes(drawn(_NO_LETTER))
     letters = sorted({letter for letter in text if letter.isprintable() and not letter.isspace()})
-    return "".join(letter for letter in letters if bytes(drawn(letter)) == nothing)
+    with damage_named(file):
+        nothing = bytes(drawn(_NO_LETTER))
+        return "".join(letter for letter in letters if bytes(drawn(letter)) == nothing)
+
+
+@contextlib.contextmanager
+def damage_named(file: str | None) -> Iterator[None]:
+    """Say which font it is that FreeType has opened and cannot draw: a letter may be damaged and others not."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"the font {file} is damaged: {error}") from error

@@ -1,13 +1,20 @@
 """Files that appear whole or not at all, whoever else writes there."""
 
 import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from runtime.atomic_files import check_outputs, write_files, write_whole
+from runtime import file_locks
+from runtime.atomic_files import check_outputs, remove_leftovers, remove_leftovers_in, write_files, write_whole
 
 
 def names(folder):
@@ -92,3 +99,89 @@ def test_modes_are_those_of_other_files(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from runtime import atomic_files
+replace = os.replace
+def wait(*names):
+    print("written", flush=True)
+    sys.stdin.readline()
+    replace(*names)
+os.replace = wait
+atomic_files.write_whole(Path(sys.argv[1]), b"content")
+"""
+"""Writes a file, and waits between the last byte and the name."""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that is about to give ``a.png`` its name."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "a.png")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_program_has_left_is_removed(tmp_path, writer):
+    (tmp_path / "b.png").write_bytes(b"other")
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert len(names(tmp_path)) == 2
+    remove_leftovers([tmp_path / "b.png"])
+    assert len(names(tmp_path)) == 2, "the leftover is another file's"
+    remove_leftovers([tmp_path / "a.png"])
+    assert names(tmp_path) == ["b.png"]
+
+
+def test_what_a_running_program_writes_is_left_alone(tmp_path, writer):
+    remove_leftovers([tmp_path / "a.png"])
+    remove_leftovers_in(tmp_path)
+    writer.communicate("go on\n")
+    assert writer.returncode == 0 and names(tmp_path) == ["a.png"]
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path):
+    others = [".a.png", ".a.png.swp", ".a.png.0123", f"a.png.{16 * '0'}", f".a.png.{16 * 'x'}", "a.png"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / f".a.png.{16 * '0'}").mkdir()
+    remove_leftovers([tmp_path / "a.png"])
+    remove_leftovers([tmp_path / "missing" / "a.png"])
+    remove_leftovers_in(tmp_path)
+    assert names(tmp_path) == sorted([*others, f".a.png.{16 * '0'}"])
+
+
+def test_a_file_that_is_taken_for_left_over_before_it_is_locked_is_written_again(tmp_path, monkeypatch):
+    taken = []
+
+    def late(stream):
+        if not taken:
+            taken.append(stream.name)
+            file_locks.remove_abandoned(Path(stream.name))
+        return file_locks.hold(stream)
+
+    monkeypatch.setattr("runtime.atomic_files.hold", late)
+    write_whole(tmp_path / "a.png", b"content")
+    assert len(taken) == 1 and names(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"content"
+
+
+def no_locks(stream, how):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("where", ["Windows", "a file system without locks"])
+def test_without_locks_what_is_a_day_old_is_left_over(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(file_locks, "HAS_LOCKS", where != "Windows")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    old, new = (tmp_path / f".a.png.{16 * digit}" for digit in "01")
+    for file in (old, new):
+        file.write_bytes(b"")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    remove_leftovers([tmp_path / "a.png"])
+    assert names(tmp_path) == [new.name]
+    write_files([tmp_path / "a.png"], [b"a"], overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() == b"a"

@@ -1,0 +1,1 @@
+"""``python -m scripts.fuzz``: broken inputs for everything that the toolkit reads."""

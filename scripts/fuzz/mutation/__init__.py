@@ -1,0 +1,1 @@
+"""Valid inputs to broken ones, each from a random generator alone."""
