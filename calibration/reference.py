@@ -18,7 +18,7 @@ from model.checkpoint.tensor_files import CheckpointError
 from runtime.bundle.graph_specs import GraphSpec
 from runtime.bundle.manifest import Manifest
 from runtime.errors import BundleError, RequestError
-from runtime.graph import Graph
+from runtime.graph import Call, Graph
 from runtime.pipeline import Pipeline
 from runtime.prompt.tokens import PromptEncoder
 
@@ -82,14 +82,6 @@ def check_device(device: str) -> None:
         raise ValueError(f"device is {device!r}, wanted one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device is cuda, but PyTorch finds no CUDA device here; use cpu")
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a graph was given and what it gave."""
-
-    feeds: dict[str, np.ndarray]
-    output: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calibration.plans import make_plans
-from calibration.reference import Call, recording, torch_pipeline
+from calibration.reference import recording, torch_pipeline
 from model.checkpoint.directory import Checkpoint
+from runtime.graph import Call
 
 TRANSFORMERS = ("dit_cond", "dit_uncond")
 

@@ -1,5 +1,6 @@
 """What a loaded graph is, whatever runs it."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,14 @@ class Graph(Protocol):
         the same object is passed.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a graph was given and what it gave."""
+
+    feeds: dict[str, np.ndarray]
+    output: np.ndarray
 
 
 def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: dict[str, np.ndarray]) -> None:

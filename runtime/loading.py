@@ -51,10 +51,11 @@ def open_bundle(
     plans: Sequence[Plan],
     devices: tuple[str, str] | None,
     most: int | None,
+    cuda_graphs: bool = True,
 ) -> Opened:
     """Choose what runs the graphs, check the plans' sizes and the bundle's files, and open the graphs.
 
-    The arguments and what is raised are those of `Pipeline.load`.
+    The arguments and what is raised are those of `Pipeline.load`; `cuda_graphs` is that of `open_graphs`.
     """
     if verify not in VERIFY:
         raise RequestError(f"verify is {shown(verify)}, wanted one of {', '.join(VERIFY)}")
@@ -70,7 +71,7 @@ def open_bundle(
         for plan in plans:
             check_limits(choice.engines, graphs, plan)
     _check(directory, manifest, placed, choices, verify)
-    return open_placed(manifest, directory, placed, choices, choice, threads, most)
+    return open_placed(manifest, directory, placed, choices, choice, threads, most, cuda_graphs)
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.constants import TILE_GRAPHS
@@ -9,6 +10,10 @@ from runtime.errors import NonFiniteError
 from runtime.image.tiling import AUTO_PIXELS
 from runtime.pipeline import Pipeline
 from runtime.plan import make_plan
+from runtime.selftest.contents import read_self_test
+from runtime.selftest.graphs import compare_all, raise_for
+from runtime.selftest.rows import failed
+from runtime.selftest.table import table_text
 from serving.batching import Cancelled, Outcome, Progress, Row, make_pictures, run
 from serving.requests import Ask
 from serving.settings import Limits, Settings
@@ -58,7 +63,8 @@ class Engine:
         Triton's own warm-up comes later and is no place to find that out: Triton 2.51 often crashes when it fails.
 
         Raises:
-            ValueError, OSError, RuntimeError: as `runtime.pipeline.Pipeline.load` and `run` say.
+            ValueError, OSError, RuntimeError: as `runtime.pipeline.Pipeline.load` and `run` say, and
+                `runtime.selftest.graphs.SelfTestError` where the settings ask for the self-test and it failed.
         """
         pipeline = Pipeline.load(
             settings.bundle,
@@ -69,6 +75,8 @@ class Engine:
             vae_graphs=vae_graphs(read_manifest(settings.bundle), settings.inputs),
             max_memory=settings.memory,
         )
+        if settings.self_test:
+            _run_self_test(pipeline, settings.bundle)
         engine = cls(pipeline, settings.limits)
         engine.make_plain_picture()
         return engine
@@ -123,3 +131,14 @@ class Engine:
         steps = None if whole else 1
         plan = make_plan(manifest, self.pipeline.prompt, "a", steps=steps, seed=0, unconditional=unconditional)
         self.pipeline.run(plan)
+
+
+def _run_self_test(pipeline: Pipeline, bundle: Path) -> None:
+    """Compare the loaded graphs with the checkpoint's, and log the table; a pipeline that fails is closed."""
+    try:
+        rows = compare_all(pipeline, read_self_test(bundle))
+        logger.log(logging.ERROR if failed(rows) else logging.INFO, "self-test of %s\n%s", bundle, table_text(rows))
+        raise_for(rows)
+    except BaseException:
+        pipeline.close()
+        raise

@@ -12,6 +12,7 @@ from serving.tensors import INPUTS
 
 BUNDLE, BACKEND, THREADS, VERIFY, UNLOAD = "bundle", "backend", "threads", "verify", "unload_when_failed"
 WORK, SECONDS, MEMORY = "max_megapixel_steps", "max_seconds", "max_memory_gb"
+SELF_TEST = "self_test"
 """Names of the parameters in config.pbtxt."""
 
 
@@ -50,6 +51,8 @@ class Settings:
     """Bytes that the instance may take; None for all that is free."""
     inputs: frozenset[str] = frozenset(spec.name for spec in INPUTS)
     """That requests may have."""
+    self_test: bool = False
+    """Whether the model runs the bundle's self-test when it is loaded, and fails to load with it."""
 
 
 def read_settings(args: Mapping[str, str]) -> Settings:
@@ -79,6 +82,7 @@ def read_settings(args: Mapping[str, str]) -> Settings:
         ),
         round(_amount(parameters, MEMORY, math.nan) * 1e9) if MEMORY in parameters else None,
         frozenset(entry["name"] for entry in config["input"]),
+        _flag(parameters, SELF_TEST, "false"),
     )
 
 
@@ -118,8 +122,8 @@ def _amount(parameters: Mapping[str, str], name: str, default: float) -> float:
     return number
 
 
-def _flag(parameters: Mapping[str, str], name: str) -> bool:
-    value = parameters.get(name, "true")
+def _flag(parameters: Mapping[str, str], name: str, default: str = "true") -> bool:
+    value = parameters.get(name, default)
     if value not in ("true", "false"):
         raise ValueError(f"the parameter {name!r} is {shown(value)}, wanted true or false")
     return value == "true"

@@ -52,6 +52,7 @@ LAYERS = {
         "backend layout",
         "loading",
         "pipeline",
+        "selftest",
         "__init__",
         "cli",
         "__main__",
@@ -75,7 +76,8 @@ LAYERS = {
         "__init__ memory atomic_directory reporting demo_model",
         "activation_ranges velocity graph.passes",
         "graph",
-        "engine measurements rounding",
+        "engine measurements preview_fit rounding",
+        "selftest",
         "build inspect sensitivity triton verify",
     ),
     "scripts": (

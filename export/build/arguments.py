@@ -179,6 +179,12 @@ def _add_behaviour(parser: argparse.ArgumentParser) -> None:
         help="do not compare the stages in 8 bits with the same unquantized, which the report is about",
     )
     parser.add_argument(
+        "--no-self-test",
+        dest="self_test",
+        action="store_false",
+        help="leave out what trt-generate --self-test compares a machine's results with",
+    )
+    parser.add_argument(
         "--no-verify",
         dest="verify",
         action="store_false",

@@ -10,25 +10,29 @@ from calibration.reference import prompt_encoder
 from export.atomic_directory import check_apart, check_output, publish, unfinished, unfinished_name
 from export.build.arguments import build_parser, read_options
 from export.build.checksums import check_recorded
-from export.build.cost import rounding_cost
+from export.build.cost import Cost, rounding_cost
 from export.build.finished.ledger import LEDGER, Ledger
 from export.build.finished.stock import Stock
 from export.build.manifest import complete, files_of, remove_others
 from export.build.options import BuildOptions
 from export.build.preflight import Needs, check_needs, needs_of_build
-from export.build.preview_fit import fit_preview
 from export.build.report import write_report
 from export.build.running import run_jobs
-from export.build.variant import variants_of
+from export.build.self_test import write_self_test
+from export.build.variant import Variant, variants_of
 from export.engine.files import REPORT
 from export.engine.timing_cache import TIMING_CACHE, carry_over
 from export.measurements import CHANNELS, STATE, Measurements, is_resumable, known_measurements, measure
+from export.preview_fit import fit_preview
+from export.rounding.inputs import default_side
+from export.selftest.calls import side_within
 from model.checkpoint.description import TOKENIZER, describe, tokenizer_file
 from model.checkpoint.directory import Checkpoint, open_checkpoint
 from model.checkpoint.hub import checkpoint_directory
 from model.checkpoint.lora import with_loras
 from runtime.bundle.manifest import Manifest
 from runtime.console import guard
+from runtime.selftest.contents import SELF_TEST
 
 PROGRAM = "export.build"
 
@@ -58,9 +62,12 @@ def build(options: BuildOptions) -> Manifest:
         print(f"warning: {problem}", file=sys.stderr)
     # The directory is made first: one that cannot be written is found before the work starts.
     with unfinished(output, keep=lambda folder: not options.fresh and _is_resumable(folder)) as folder:
-        stock = Stock(folder, output, (CHANNELS, STATE, REPORT, TIMING_CACHE), options.fresh, quiet)
+        kept = (CHANNELS, STATE, REPORT, SELF_TEST, TIMING_CACHE)
+        stock = Stock(folder, output, kept, options.fresh, quiet)
         known = known_measurements(checkpoint, variants[0].types, options.calibration, stock.files(CHANNELS))
-        _check_needs(needs_of_build(variants, checkpoint, known or Measurements(), stock), output, quiet)
+        _check_needs(
+            needs_of_build(variants, checkpoint, known or Measurements(), stock, options.self_test), output, quiet
+        )
         if options.verify:
             check_recorded(checkpoint.directory, quiet)
         if "tensorrt" in options.backends:
@@ -70,11 +77,14 @@ def build(options: BuildOptions) -> Manifest:
         finished = run_jobs(checkpoint, jobs, stock, quiet)
         others = _write_others(folder, checkpoint, known)
         others += [TIMING_CACHE] if (folder / TIMING_CACHE).is_file() and "tensorrt" in options.backends else []
-        cost = rounding_cost(checkpoint, finished, stock.files(REPORT), quiet) if options.compare else {}
-        others += write_report(folder, described.name, checkpoint, variants, finished, cost)
-        files = files_of(folder, finished, others)
+        side = _side(checkpoint, variants)
+        cost = rounding_cost(checkpoint, finished, stock.files(REPORT), side, quiet) if options.compare else Cost()
+        others += write_report(folder, described.name, checkpoint, variants, finished, cost.report)
         described = replace(described, preview=fit_preview(checkpoint))
-        manifest = complete(described, options, variants, known, finished, files)
+        manifest = complete(described, options, variants, known, finished, {})
+        if options.self_test:
+            others += write_self_test(checkpoint, manifest, finished, folder, stock.files(SELF_TEST), side, cost, quiet)
+        manifest = replace(manifest, files=files_of(folder, finished, others))
         remove_others(folder, manifest)
         publish(folder, manifest, output)
         stock.remember()
@@ -104,6 +114,12 @@ def _write_others(folder: Path, checkpoint: Checkpoint, known: Measurements) -> 
     """Write what belongs to no stage; returns the names of all such files, the ledger's among them."""
     shutil.copyfile(tokenizer_file(checkpoint), folder / TOKENIZER)
     return [TOKENIZER, LEDGER, *known.write(folder)]
+
+
+def _side(checkpoint: Checkpoint, variants: Sequence[Variant]) -> int:
+    """Side of the pictures that are compared on: small, and one that all engines take."""
+    engines = [variant.engine for variant in variants if variant.engine is not None]
+    return side_within(default_side(checkpoint), [[profile["H"] for profile in engine.profiles] for engine in engines])
 
 
 def _say_what_was_written(manifest: Manifest, output: Path) -> None:

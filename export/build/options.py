@@ -86,6 +86,8 @@ class BuildOptions:
     """Build every stage again, whatever was finished before."""
     compare: bool = True
     """Compare the stages in 8 bits with the same unquantized, for the report."""
+    self_test: bool = True
+    """Write inputs and expected outputs of every graph into the bundle, so that any machine can compare its own."""
     verify: bool = True
     """Compare the weights with recorded checksums first."""
     quiet: bool = False

@@ -14,6 +14,7 @@ from export.build.variant import Variant
 from export.build.weight_sizes import linked_bytes, scratch_bytes, weight_bytes
 from export.graph.records import stage_of
 from export.measurements import Measurements
+from export.selftest.products import peak_bytes
 from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
 from runtime.host_memory import available_memory
@@ -79,7 +80,9 @@ def check_needs(needs: Needs, output: Path) -> None:
         )
 
 
-def needs_of_build(variants: Sequence[Variant], checkpoint: Checkpoint, known: Measurements, stock: Stock) -> Needs:
+def needs_of_build(
+    variants: Sequence[Variant], checkpoint: Checkpoint, known: Measurements, stock: Stock, self_test: bool = False
+) -> Needs:
     """What a build needs; what can be taken from an earlier one needs nothing, and what is in its way becomes room.
 
     Args:
@@ -87,6 +90,7 @@ def needs_of_build(variants: Sequence[Variant], checkpoint: Checkpoint, known: M
         checkpoint: that they are made from.
         known: as far as it is without measuring. Stages that depend on more count as not finished.
         stock: of the build.
+        self_test: whether what the self-test expects is computed, one product at a time.
     """
     needs: list[Needs] = []
     found: dict[str, Found] = {}
@@ -97,6 +101,8 @@ def needs_of_build(variants: Sequence[Variant], checkpoint: Checkpoint, known: M
         needs.append(needs_of(variant, checkpoint, left, stock.folder))
         found |= taken
     total = together(needs)
+    if self_test:
+        total = replace(total, memory=max(total.memory, _PROCESS_BYTES + peak_bytes(checkpoint)))
     return replace(total, disk=max(0, total.disk + stock.copied_bytes(found) - stock.freed_bytes(found)))
 
 

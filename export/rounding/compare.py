@@ -19,12 +19,13 @@ from export.graph.passes.codes import CODES, FP8
 from export.graph.recipe import OPERANDS, block_weights, quantized_weights
 from export.graph.smoothing import smoothed
 from export.graph.stage import StageOptions
-from export.rounding.inputs import TIMES, latents_of_a_picture, token_ids, transformer_feeds
+from export.rounding.inputs import TIMES, calls_of, latents_of_a_picture, token_ids, transformer_feeds
 from export.rounding.walk import Walk, walk
 from export.velocity import rms
 from model.checkpoint.directory import Checkpoint
 from model.checkpoint.sources import Sources
 from model.layers import set_compute_dtype
+from runtime.graph import Call
 from runtime.progress import Progress
 
 BOUND = 0.1
@@ -70,6 +71,16 @@ class StageError:
         )
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found, and computed on the way."""
+
+    errors: list[StageError]
+    """Of each stage that is quantized."""
+    calls: dict[str, list[Call]]
+    """Inputs and unquantized results, by stage, where all were computed in float32; empty for larger models."""
+
+
 def compare_stages(
     checkpoint: Checkpoint, options: StageOptions, prompt: str, quiet: bool, by_point: bool = False
 ) -> list[StageError]:
@@ -78,18 +89,32 @@ def compare_stages(
     Raises:
         CheckpointError: a weight is damaged.
     """
+    return compare_with_calls(checkpoint, options, prompt, quiet, by_point).errors
+
+
+def compare_with_calls(
+    checkpoint: Checkpoint,
+    options: StageOptions,
+    prompt: str,
+    quiet: bool,
+    by_point: bool = False,
+    side: int | None = None,
+) -> Compared:
+    """The same with what was computed; the picture has `side` pixels, None for the default."""
     stages = quantized_stages(checkpoint)
     total = sum(layers_of(checkpoint, stage) for stage in stages)
     with Progress("comparing", total, "block", quiet=quiet) as bar, torch.no_grad():
         ids = [token_ids(checkpoint, prompt)]
         (text,), error = _compare(checkpoint, TEXT_ENCODER, ids, options, bar.update, by_point)
-        results = [] if error is None else [error]
-        picture = latents_of_a_picture(checkpoint)
+        errors, calls = [error], {TEXT_ENCODER: calls_of(ids, [text])}
+        picture = latents_of_a_picture(checkpoint, side)
         for stage in stages[1:]:
             feeds = transformer_feeds(checkpoint, stage, picture, text)
-            _, error = _compare(checkpoint, stage, feeds, options, bar.update, by_point)
-            results += [] if error is None else [error]
-    return results
+            results, error = _compare(checkpoint, stage, feeds, options, bar.update, by_point)
+            errors.append(error)
+            calls[stage] = calls_of(feeds, results)
+    plain = all(_dtype(checkpoint, stage) == torch.float32 for stage in stages)
+    return Compared([error for error in errors if error is not None], calls if plain else {})
 
 
 def _compare(

@@ -20,6 +20,7 @@ from runtime.constants import MANIFEST
 from runtime.errors import shown
 from runtime.progress import Progress
 from runtime.request import MAX_IMAGES
+from runtime.selftest.contents import SELF_TEST
 from serving.tensors import INPUTS
 
 PROGRAM = "export.triton"
@@ -56,6 +57,8 @@ def generate(
     _check(model, bundle_path)
     repository = Repository(model, stream)
     manifest = read_manifest(bundle)
+    if model.self_test and SELF_TEST not in manifest.files:
+        raise ValueError(f"--self-test wants a bundle with a {SELF_TEST}, and {bundle} has none; build it again")
     total = sum((bundle / path).stat().st_size for path in (*manifest.files, MANIFEST) if (bundle / path).exists())
     if repository.copies_bundle:
         _check_space(output, total)

@@ -119,6 +119,12 @@ def _add_loading(group: argparse._ArgumentGroup) -> None:
         help="do not hash the bundle's files, neither now nor when a server loads them",
     )
     option(
+        "--self-test",
+        action="store_true",
+        help="when a server loads the model, compare every graph with what its checkpoint gave at the build; a model "
+        "that fails is not loaded, and the server's log has the table",
+    )
+    option(
         "--no-unload",
         dest="unload",
         action="store_false",

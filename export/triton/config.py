@@ -11,6 +11,7 @@ from serving.settings import (
     DEFAULT_WORK,
     MEMORY,
     SECONDS,
+    SELF_TEST,
     THREADS,
     UNLOAD,
     VERIFY,
@@ -39,6 +40,8 @@ class ModelConfig:
     verify: bool = True
     unload: bool = True
     """Ask the server to unload the model when its engine has failed."""
+    self_test: bool = False
+    """Run the bundle's self-test when the model is loaded."""
     dynamic_batching: bool = False
     """Hand waiting requests over together."""
     queue_delay: int | None = None
@@ -84,6 +87,8 @@ def config_text(config: ModelConfig, kind: str | None = None) -> str:
 def _parameters(config: ModelConfig) -> dict[str, str]:
     threads = {} if config.threads is None else {THREADS: str(config.threads)}
     flags = {VERIFY: "auto" if config.verify else "off", UNLOAD: str(config.unload).lower()}
+    if config.self_test:
+        flags[SELF_TEST] = "true"
     limits = {WORK: f"{config.max_work:g}", SECONDS: f"{config.max_seconds:g}"}
     if config.max_memory is not None:
         limits[MEMORY] = f"{config.max_memory:g}"

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.reference import Call, recording, torch_pipeline
+from calibration.reference import recording, torch_pipeline
 from export.verify.quality import GridCheck, PictureError, VectorError, grid_checks, picture_error, vector_error
 from model.checkpoint.directory import Checkpoint
 from runtime.errors import NonFiniteError
-from runtime.graph import Graph
+from runtime.graph import Call, Graph
 from runtime.pipeline import Pipeline
 from runtime.plan import Plan
 

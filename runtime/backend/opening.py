@@ -77,6 +77,7 @@ def open_graphs(
     choice: Choice,
     threads: int | None,
     most: int | None = None,
+    cuda_graphs: bool = True,
 ) -> Opened:
     """Open the stages of the bundle in `directory` with the backend that was chosen.
 
@@ -87,6 +88,7 @@ def open_graphs(
         choice: from `choose_backend`.
         threads: CPU threads for a graph of ONNX Runtime, None for one per core.
         most: bytes of memory that ONNX Runtime's weights may take on a CPU; None for what is available.
+        cuda_graphs: launch engines as CUDA graphs; False launches each kernel by itself, for comparing.
 
     Raises:
         RequestError: `threads` is out of range.
@@ -95,7 +97,9 @@ def open_graphs(
     if choice.engines is not None:
         index = device_index(choice.device)
         assert choice.memory is not None and index is not None, "a choice of engines"
-        graphs, close = open_engines(directory, manifest.files, stages, choice.engines, choice.memory, index)
+        graphs, close = open_engines(
+            directory, manifest.files, stages, choice.engines, choice.memory, index, cuda_graphs=cuda_graphs
+        )
         return Opened(graphs, choice, close)
     try:
         from runtime.backend import ort
@@ -132,6 +136,7 @@ def open_placed(
     choice: Choice,
     threads: int | None,
     most: int | None = None,
+    cuda_graphs: bool = True,
 ) -> Opened:
     """Open each graph on the device that `placed` names; `choice` is all of `choices`, as `together` made it.
 
@@ -140,7 +145,7 @@ def open_placed(
     graphs: dict[str, Graph] = {}
     with contextlib.ExitStack() as opened:
         for device, names in graphs_on(placed).items():
-            part = open_graphs(manifest, directory, _stages(names), choices[device], threads, most)
+            part = open_graphs(manifest, directory, _stages(names), choices[device], threads, most, cuda_graphs)
             opened.callback(part.close)
             graphs |= {name: part.graphs[stage_of(name)] for name in names}
         return Opened(graphs, choice, opened.pop_all().close)

@@ -18,6 +18,7 @@ from runtime.cli.preview_file import check_preview, preview_of
 from runtime.cli.prompt_file import job_of_line, jsonl_folder, read_lines
 from runtime.cli.reporting import Report
 from runtime.cli.request_options import given_fields
+from runtime.cli.self_test import self_test
 from runtime.console import guard
 from runtime.constants import BUNDLE_VARIABLE, DEFAULT_BUNDLE
 from runtime.errors import RequestError
@@ -31,13 +32,16 @@ from runtime.request import Request
 
 def generate(args: argparse.Namespace) -> None:
     """Do what the options say. Everything that can be wrong with them is found before a graph is loaded."""
+    directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
+    if args.self_test:
+        self_test(args, directory)
+        return
     report = Report(args.quiet, args.json)
     failures = Failures(report.say)
     if args.layout_font:
         choose_face("", args.layout_font)
     jobs, count = read_jobs(args, failures, report.warn)
     jobs = check_files(jobs, args.overwrite, failures)
-    directory = args.bundle or Path(os.environ.get(BUNDLE_VARIABLE) or DEFAULT_BUNDLE)
     manifest = read_manifest(directory)
     encoder = PromptEncoder(directory / manifest.prompt.tokenizer, manifest.prompt)
     devices = None if args.devices is None else parse_devices(args.devices)

@@ -50,6 +50,12 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="many prompts: one per line, or JSON objects if FILE ends in .jsonl; - for standard input",
     )
+    text.add_argument(
+        "--self-test",
+        action="store_true",
+        help="make no picture for keeping, but compare every graph with what its checkpoint gave when the bundle was "
+        "built",
+    )
     parser.add_argument(
         "--check-caption",
         choices=CHECKS,

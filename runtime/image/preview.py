@@ -1,7 +1,7 @@
 """Small pictures while the steps run, without the VAE.
 
 A picture is nearly a linear function of its latents if one only looks at the mean colour of 8 x 8 pixels. The map is
-fitted where bundles are made (`export.build.preview_fit`) and kept in the manifest. It is applied to where the steps
+fitted where bundles are made (`export.preview_fit`) and kept in the manifest. It is applied to where the steps
 are heading, ``x0 = latents + sigma * velocity``, which shows the picture through the noise from the second step on.
 """
 

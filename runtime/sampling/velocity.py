@@ -55,9 +55,13 @@ def repeated(text: np.ndarray | None, count: int) -> np.ndarray | None:
     return None if text is None else np.repeat(text, count, axis=0)
 
 
+def rounded_time(t: np.float32, timestep_dtype: str) -> np.float32:
+    """A time as the transformers get it: rounded to the manifest's type."""
+    return round_to_bfloat16(t) if timestep_dtype == "bfloat16" else t
+
+
 def _run(
     graph: Graph, timestep_dtype: str, feeds: dict[str, np.ndarray], latents: np.ndarray, t: np.float32
 ) -> np.ndarray:
-    if timestep_dtype == "bfloat16":
-        t = round_to_bfloat16(t)
-    return graph(latents=latents, timestep=np.full(len(latents), t, np.float32), **feeds)
+    time = rounded_time(t, timestep_dtype)
+    return graph(latents=latents, timestep=np.full(len(latents), time, np.float32), **feeds)

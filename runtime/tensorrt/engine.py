@@ -42,6 +42,7 @@ class Engine:
         kernels: KernelStore | None,
         budget: int | None,
         defer: bool,
+        cuda_graphs: bool = True,
     ) -> None:
         """Load nothing yet.
 
@@ -55,6 +56,7 @@ class Engine:
             kernels: store of compiled kernels, with TensorRT-RTX.
             budget: bytes of weights to keep on the device; None for all.
             defer: keep everything but the weights when unloaded.
+            cuda_graphs: launch it as a CUDA graph where that is possible; the numbers are the same without.
         """
         self.package, self.device, self.arena, self.name, self.spec, self.plan = (
             package,
@@ -64,7 +66,7 @@ class Engine:
             spec,
             plan,
         )
-        self.kernels, self.budget, self.defer = kernels, budget, defer
+        self.kernels, self.budget, self.defer, self.cuda_graphs = kernels, budget, defer, cuda_graphs
         self.contexts: dict[int, Context] = {}
         """By profile; made when one is first used."""
         # TensorRT's objects have no types; None until they are loaded.
@@ -125,7 +127,7 @@ class Engine:
                 made,
                 profile=profile,
                 largest=engine.get_device_memory_size_for_profile_v2(profile),
-                captured=not self.package.rtx and self.budget is None,
+                captured=self.cuda_graphs and not self.package.rtx and self.budget is None,
             )
         return self.contexts[profile]
 
@@ -151,7 +153,8 @@ class Engine:
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self.package.rtx:
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            strategies = trt.CudaGraphStrategy
+            config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self.cuda_graphs else strategies.DISABLED
             if self.kernels is not None:
                 self.kernels.attach(config)
         # The contexts need their configuration as long as they live.

@@ -28,6 +28,7 @@ def open_engines(
     memory: MemoryPlan,
     index: int,
     kernels: Path | None = None,
+    cuda_graphs: bool = True,
 ) -> tuple[dict[str, Graph], Callable[[], object]]:
     """The stages as graphs. Plans are checked now; they are loaded now if all of them stay on the device.
 
@@ -39,6 +40,7 @@ def open_engines(
         memory: which of them are on the device together.
         index: N of the device ``cuda:N``.
         kernels: directory for compiled kernels; None for the user's cache directory.
+        cuda_graphs: launch each engine as a CUDA graph where that is possible.
 
     Returns:
         The graphs, and what frees them; they cannot be called afterwards.
@@ -55,7 +57,7 @@ def open_engines(
     store = _kernel_store(kernels or cache_directory(), engines, files, gpu) if package.rtx else None
     device = cuda.Device(cudart, index)
     arena = Arena(device)
-    loaded = _engines(directory, package, device, arena, engines, memory, stages, store)
+    loaded = _engines(directory, package, device, arena, engines, memory, stages, store, cuda_graphs)
     residency = Residency(memory.groups, loaded, arena)
     graphs = {stage: EngineGraph(stage, engines.graphs[stage], loaded[stage], residency, device) for stage in stages}
     buffers = [buffer for graph in graphs.values() for buffer in graph.buffers]
@@ -91,6 +93,7 @@ def _engines(
     memory: MemoryPlan,
     stages: Sequence[str],
     store: KernelCache | None,
+    cuda_graphs: bool,
 ) -> dict[str, Engine]:
     budgets = dict(memory.budgets)
     # Deferred loading and weight streaming exclude each other (TensorRT-RTX 1.7), whatever the budget.
@@ -106,6 +109,7 @@ def _engines(
             kernels=store,
             budget=budgets.get(stage),
             defer=defer,
+            cuda_graphs=cuda_graphs,
         )
         for stage in stages
     }

@@ -8,8 +8,8 @@ from support.measure import relative_error
 
 from export.build.command import build
 from export.build.options import BuildOptions
-from export.build.preview_fit import fit_preview
 from export.demo_model import DEMO_CHECKPOINT
+from export.preview_fit import fit_preview
 from model.autoencoder import unpack
 from model.checkpoint.directory import open_checkpoint
 from model.tiled_autoencoder import TileDecoder, TileEncoder

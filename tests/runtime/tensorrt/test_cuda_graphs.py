@@ -26,6 +26,20 @@ def test_tensorrt_is_captured_at_the_second_run(tensorrt_box):
     assert box.trt.runs == ["dit_cond"] * 2, "once without and once for the capture"
 
 
+@pytest.mark.parametrize("rtx", [False, True], ids=["tensorrt", "rtx"])
+def test_without_cuda_graphs(rtx, request):
+    """As the self-test runs engines for comparing."""
+    box = request.getfixturevalue("box" if rtx else "tensorrt_box")
+    graph = box.open(cuda_graphs=False)["dit_cond"]
+    for seed in range(3):
+        values = feeds(seed=seed)
+        assert np.array_equal(graph(**values), wanted(values))
+    assert box.cudart.count("launch") == 0
+    if rtx:
+        strategies = {context.config.cuda_graph_strategy for context in box.trt.contexts}
+        assert strategies == {CudaGraphStrategy.DISABLED}
+
+
 def test_each_shape_has_its_own_graph(tensorrt_box):
     box = tensorrt_box
     graph = box.open()["dit_cond"]

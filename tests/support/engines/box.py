@@ -27,11 +27,13 @@ class Box:
         monkeypatch.setattr(cuda, "load_cudart", lambda: self.cudart)
         monkeypatch.setattr(trt, "load_package", lambda backend: self.trt)
 
-    def open(self, level="resident", groups=(STAGES,), budgets=(), streaming=False):
+    def open(self, level="resident", groups=(STAGES,), budgets=(), streaming=False, cuda_graphs=True):
         one = replace(self.bundle.engines["toy"], weight_streaming=streaming)
         memory = MemoryPlan(level, groups, budgets, 0, "")
         files = self.bundle.files
-        self.graphs, self.close = engines.open_engines(self.directory, files, STAGES, one, memory, 0, self.kernels)
+        self.graphs, self.close = engines.open_engines(
+            self.directory, files, STAGES, one, memory, 0, self.kernels, cuda_graphs
+        )
         return self.graphs
 
     def weights(self):
