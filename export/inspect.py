@@ -20,7 +20,7 @@ from export.engine.tables import TABLES
 from export.reporting.text_table import aligned
 from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.console import guard
-from runtime.errors import BundleError
+from runtime.errors import BundleError, shown
 
 PROGRAM = "export.inspect"
 _Engines = dict[tuple[str, str], EngineReport | None]
@@ -68,7 +68,7 @@ def inspect(
 
 def _check_choice(option: str, value: str | None, known: Sequence[str] | Mapping[str, Any]) -> None:
     if value is not None and value not in known:
-        raise ValueError(f"{option} is {value!r}, the bundle has {', '.join(known) or 'none'}")
+        raise ValueError(f"{option} is {shown(value)}, the bundle has {', '.join(known) or 'none'}")
 
 
 def _chosen(bundle: Path, manifest: Manifest, engines: str | None, stage: str | None) -> _Engines:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.errors import SHOWN, cut
 from runtime.progress import Progress
 
 EXAMPLE = "ideogram-ai/ideogram-4-fp8"
@@ -53,7 +54,7 @@ def checkpoint_directory(given: str | Path, revision: str | None = None, quiet: 
     """
     if Path(given).exists():
         if revision is not None:
-            raise ValueError(f"--revision {revision} goes with a Hub id, and {given} is a path")
+            raise ValueError(f"--revision {cut(revision, SHOWN)} goes with a Hub id, and {given} is a path")
         return Path(given)
     if not _ID.fullmatch(str(given)):
         raise FileNotFoundError(

@@ -97,7 +97,7 @@ def _jpeg(random: Random, content: bytes) -> bytes:
         sides = [random.choice((*_SIDES[:8], 64)) & 0xFFFF for _ in range(2)]
         return content[: start + 5] + struct.pack(">HH", *sides) + content[start + 9 :]
     exif = b"Exif\0\0" + _exif(random)
-    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", min(len(exif) + 2, 65535)) + exif + content[2:]
 
 
 def _resized(random: Random, content: bytes) -> bytes:
