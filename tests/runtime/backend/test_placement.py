@@ -152,7 +152,7 @@ def opened(monkeypatch):
     seen = {}
     real = backend.open_graphs
 
-    def open_graphs(manifest, directory, stages, choice, threads, most):
+    def open_graphs(manifest, directory, stages, choice, threads, most, cuda_graphs):
         seen.update(dict.fromkeys(stages, choice.device))
         return real(manifest, directory, stages, replace(choice, device="cpu"), threads)
 
