@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from export.build.finished.ledger import LEDGER, Finished, Ledger
-from runtime.bundle.graph_specs import EngineSpec, GraphSpec
+from runtime.bundle.graph_specs import EngineSpec, GraphSpec, Profile
 from runtime.bundle.manifest import FileSpec
 
 GRAPH = json.loads(json.dumps(asdict(GraphSpec("onnx/dit_cond.onnx", "float32", (), ()))))
@@ -78,7 +78,7 @@ def test_damaged_ledgers_are_as_good_as_none(tmp_path, content, reason):
 
 def test_an_engine_without_its_report(tmp_path):
     """The build's last step would stumble over it."""
-    spec = json.loads(json.dumps(asdict(EngineSpec("a.plan", "bfloat16", (), (), {}, 0))))
+    spec = json.loads(json.dumps(asdict(EngineSpec("a.plan", "bfloat16", (), (), (Profile({}, 0),)))))
     Ledger(tmp_path).add("rtx-sm89/dit_cond", Finished("k", spec, {}, {"a.plan": FileSpec(1, "")}))
     assert "rtx-sm89/dit_cond: it lacks the key 'build'" in Ledger.read(tmp_path).problem
 
