@@ -23,6 +23,7 @@ from runtime import Pipeline
 from runtime.bundle.integrity import sha256
 from runtime.bundle.manifest import LoraSpec, read_manifest
 from runtime.errors import BundleError
+from runtime.selftest.contents import SELF_TEST
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,10 @@ def bundles(peer, lora, tmp_path_factory):
 
 
 def test_only_the_touched_stage_differs(bundles):
-    """All other files of the bundle are the same, byte for byte, but the build's own record of keys."""
+    """All other files of the bundle are the same, byte for byte, but the build's record of keys and the self-test."""
     plain, folded = (read_manifest(bundle) for bundle in bundles)
     differing = {path for path in plain.files | folded.files if plain.files.get(path) != folded.files.get(path)}
-    assert {path.split("/")[-1] for path in differing} == {"dit_cond.onnx", "dit_cond.data", "build.json"}
+    assert {path.split("/")[-1] for path in differing} == {"dit_cond.onnx", "dit_cond.data", "build.json", SELF_TEST}
 
 
 def test_rebuild_makes_the_touched_stage_only(bundles, peer, lora, tmp_path, capsys):
