@@ -33,8 +33,8 @@ _NAME = re.compile(rf"(?P<module>.+)\.(?P<role>{'|'.join(_ROLES)})(\.default)?(\
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configuration, as JSON with keys such as ``transformer.lora_alpha``."""
 _SAFE_PATTERN = re.compile(r"[\w.^$|\\-]*+(?:\*[\w.^$|\\-]*+){0,2}")
-"""Patterns of modules that are matched. One with more stars, or with stars on groups, can take years to match, and these
-come from strangers."""
+"""Patterns of modules that are matched. One with more stars, or with stars on groups, can take years to match, and it
+comes from a stranger."""
 _LISTED = 4
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
@@ -203,8 +203,8 @@ def _patterns(file: Path, settings: Mapping[str, Any]) -> dict[re.Pattern[str], 
             found[re.compile(rf"(.*\.)?({pattern})")] = value
         except re.error as error:
             raise LoraError(
-                f"{file}: its metadata says alpha_pattern {shown(pattern)}, wanted patterns and numbers; a pattern is the "
-                f"name of a module, in which at most two .* may stand for more ({error})"
+                f"{file}: its metadata says alpha_pattern {shown(pattern)}, wanted patterns and numbers; a pattern is "
+                f"the name of a module, in which at most two .* may stand for more ({error})"
             ) from error
     return found
 
