@@ -1,6 +1,7 @@
 """A bundle appears whole or not at all: it is made beside its final name and renamed."""
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -10,6 +11,10 @@ from pathlib import Path
 from runtime.bundle.integrity import sha256
 from runtime.bundle.manifest import FileSpec, Manifest
 from runtime.constants import MANIFEST
+from runtime.file_locks import remove_abandoned
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -27,6 +32,7 @@ def check_directory(output: Path, overwrite: bool, what: str, replaceable: Calla
     if not output.exists() and not output.is_symlink():
         return
     if not overwrite:
+        remove_abandoned(_lock_name(output))  # of a program that was killed when all else was done
         raise FileExistsError(f"the output {output} exists; choose another --output or add --overwrite")
     if output.is_symlink() or not output.is_dir() or not replaceable():
         raise FileExistsError(f"the output {output} exists and is not a {what}; it is not overwritten")
@@ -37,6 +43,11 @@ def unfinished_name(output: Path) -> Path:
     return output.absolute().with_name(f".{output.absolute().name}.partial")
 
 
+def _lock_name(output: Path) -> Path:
+    """The hidden file that whoever makes `output` holds a lock on."""
+    return unfinished_name(output).with_suffix(".lock")
+
+
 @contextlib.contextmanager
 def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """A hidden directory beside `output` to build in; it is removed in the end unless `publish` has renamed it, or
@@ -45,24 +56,8 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
     What an earlier build left there is removed first, unless `keep` says so of it as well. A build that is still
     running holds a lock on it.
     """
-    try:
-        import fcntl
-    except ImportError as error:
-        raise RuntimeError(
-            "this command needs Linux (or WSL 2 on Windows), whose locks keep two builds apart; what it makes runs "
-            "anywhere, and trt-generate needs no Linux"
-        ) from error
     partial = unfinished_name(output)
-    lock = partial.with_suffix(".lock")
-    try:
-        handle = lock.open("w")
-    except OSError as error:
-        raise PermissionError(f"cannot write to {partial.parent}: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"another build is writing {output}") from None
+    with _locked(output):
         try:
             if not keep(partial):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +66,35 @@ def unfinished(output: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
         finally:
             if not keep(partial):
                 shutil.rmtree(partial, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Be the only program that makes `output`; FileExistsError if there is another."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RuntimeError(
+            "this command needs Linux (or WSL 2 on Windows), whose locks keep two builds apart; what it makes runs "
+            "anywhere, and trt-generate needs no Linux"
+        ) from error
+    lock, held = _lock_name(output), False
+    while not held:
+        try:
+            handle = lock.open("w")
+        except OSError as error:
+            raise PermissionError(f"cannot write to {lock.parent}: {error.strerror}") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FileExistsError(f"another build is writing {output}") from None
+            # One that was ready meanwhile may have removed the file: a third would lock another of its name.
+            if held := os.fstat(handle.fileno()).st_nlink > 0:
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
 
 
 def link_or_copy(file: Path, name: Path) -> None:
@@ -136,10 +159,16 @@ def publish(partial: Path, manifest: Manifest, output: Path) -> None:
 
 
 def rename(partial: Path, output: Path) -> None:
-    """Give a finished directory its name; what had that name is removed afterwards."""
+    """Give a finished directory its name; what had that name is removed afterwards.
+
+    There is a directory of that name at any time, the old one or the new one, where the system can exchange two names.
+    """
     old = partial.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
+        if _exchange(partial, output):
+            shutil.rmtree(partial, ignore_errors=True)
+            return
         os.rename(output, old)
     try:
         os.rename(partial, output)
@@ -148,3 +177,10 @@ def rename(partial: Path, output: Path) -> None:
             os.rename(old, output)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names at one stroke; False where that cannot be done: by other systems, and some file systems."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2 is not None and renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0

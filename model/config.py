@@ -4,7 +4,7 @@ No model is as large as the limits here. Without them a number too many in a fil
 weights, until the memory ends.
 """
 
-import math
+import sys
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def from_dict(kind: type[Config], data: dict[str, Any], folder: str) -> Config:
         many = isinstance(value, list)
         numbers = value if many else [value]
         allowed = (int, float) if isinstance(field.default, float) or "float" in str(field.type) else (int,)
-        fits = numbers and all(type(n) in allowed and 0 < n < math.inf for n in numbers)
+        fits = numbers and all(type(n) in allowed and 0 < n <= sys.float_info.max for n in numbers)
         if many != ("tuple" in str(field.type)) or not fits:
             wanted = "a list of positive integers" if "tuple" in str(field.type) else "a positive number"
             raise ValueError(f"{folder}: {field.name} is {shown(value)}, wanted {wanted}")

@@ -10,6 +10,8 @@ from typing import Any
 
 SHOWN = 60
 """Characters of a wrong value that a message shows."""
+SAID = 300
+"""Characters of what a library says of a file, parts of which it may repeat."""
 _short = Repr()  # goes down a few levels only, where repr itself gives up on deep values
 _short.maxstring = _short.maxlong = _short.maxother = SHOWN
 

@@ -5,6 +5,7 @@
 what fields mean together, is checked by `runtime.plan.make_plan`.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -178,7 +179,7 @@ def _interval(name: str, value: Any) -> Interval:
 def _picture(name: str, value: Any) -> Picture:
     """A path, or pixels: (H, W, 3) uint8, and for a mask (H, W) bool or uint8 as well."""
     if isinstance(value, (str, PathLike)):
-        return Path(value)
+        return Path(check_file_name(name, os.fspath(value)))
     if isinstance(value, (Image.Image, bytes, bytearray)):
         label = f"the {name}"
         pixels = rgb_array(value, label) if isinstance(value, Image.Image) else decode_rgb(bytes(value), label)
@@ -186,6 +187,16 @@ def _picture(name: str, value: Any) -> Picture:
     if not isinstance(value, np.ndarray):
         raise RequestError(f"{name} is {_shown(value)}, wanted a file name, a PIL image, an encoded file or an array")
     return value
+
+
+def check_file_name(name: str, value: Any) -> str:
+    """The text `value` of a field; RequestError unless it can be the name of a file."""
+    try:
+        if isinstance(value, str) and value and b"\0" not in os.fsencode(value):
+            return value
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    raise RequestError(f"{name} is {shown(value)}, wanted a file name")
 
 
 def _tile(name: str, value: Any) -> Tile:

@@ -25,6 +25,7 @@ from model.checkpoint.hub import model_name
 from model.checkpoint.lora import without_loras
 from runtime.atomic_files import write_whole
 from runtime.bundle.json_fields import DecodeError, decode, parse
+from runtime.errors import SAID, SHOWN, cut, shown
 
 KEY = "ideogram4-channels"
 VERSION = 1
@@ -91,13 +92,15 @@ def read_channels(file: Path) -> Channels:
             about = (stored.metadata() or {}).get(KEY)
             tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
     except SafetensorError as error:
-        raise ChannelsError(f"{file}: {error}{_hint(file)}") from error
+        raise ChannelsError(f"{file}: {cut(str(error), SAID)}{_hint(file)}") from error
     if about is None:
         raise ChannelsError(f"{file}: no metadata {KEY!r}; this is not a file of channel maxima")
     measured = _decode(file, about)
     for name, value in tensors.items():
         if value.dtype != torch.float32 or value.ndim != 1 or not (torch.isfinite(value) & (value >= 0)).all():
-            raise ChannelsError(f"{file}: {name} holds other values than finite float32 magnitudes of channels")
+            raise ChannelsError(
+                f"{file}: {cut(name, SHOWN)} holds other values than finite float32 magnitudes of channels"
+            )
     return Channels(measured, tensors)
 
 
@@ -108,7 +111,7 @@ def _decode(file: Path, text: str) -> Measured:
         raise ChannelsError(str(error)) from error
     version = data.pop("version", None) if isinstance(data, dict) else None
     if version != VERSION or type(version) is not int:
-        raise ChannelsError(f"{file}: the format version is {version!r}, wanted {VERSION}")
+        raise ChannelsError(f"{file}: the format version is {shown(version)}, wanted {VERSION}")
     try:
         return decode(data, Measured, "the file")
     except DecodeError as error:
@@ -146,11 +149,12 @@ def check_channels(channels: Channels, checkpoint: Checkpoint) -> None:
     measured = channels.measured.model
     if measured.fingerprint not in known:
         raise ChannelsError(
-            f"the channel maxima were measured on {measured.name} (fingerprint {measured.fingerprint}), which is not "
+            f"the channel maxima were measured on {cut(measured.name, SHOWN)} (fingerprint "
+            f"{cut(measured.fingerprint, SHOWN)}), which is not "
             f"the model {name} (fingerprint {fingerprint(checkpoint)}); calibrate this one"
         )
     wanted = wanted_widths(checkpoint)
     found = {tensor: len(value) for tensor, value in channels.maxima.items()}
     if wrong := sorted(tensor for tensor in wanted.keys() | found.keys() if wanted.get(tensor) != found.get(tensor)):
-        listed = ", ".join(wrong[:_LISTED]) + (", …" if len(wrong) > _LISTED else "")
+        listed = ", ".join(cut(tensor, SHOWN) for tensor in wrong[:_LISTED]) + (", …" if len(wrong) > _LISTED else "")
         raise ChannelsError(f"the channel maxima do not fit {name}: {len(wrong)} tensors differ in size ({listed})")

@@ -1,7 +1,9 @@
 """What an interrupted measurement of channel maxima leaves behind, so that the next run continues there."""
 
+import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from calibration.channels.file import Measured
 from runtime.atomic_files import write_whole
 
 _KEY = "ideogram4-channels-state"
+_DONE, _DIGEST = "done", "sha256"
 _TEXT, _LATENTS, _MAXIMA = "text.", "latents.", "maxima."
 
 
@@ -47,7 +50,8 @@ class Store:
         for prefix, arrays in ((_TEXT, state.texts), (_LATENTS, state.latents)):
             tensors |= {f"{prefix}{index}": torch.tensor(array) for index, array in enumerate(arrays)}
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        write_whole(self.path, save(contiguous, {_KEY: self._identity(), "done": str(state.done)}))
+        about = {_KEY: self._identity(), _DONE: str(state.done), _DIGEST: _digest(state.done, contiguous)}
+        write_whole(self.path, save(contiguous, about))
 
     def load(self, quiet: bool) -> Progressed | None:
         """The saved state; None where there is none of this measurement."""
@@ -57,20 +61,19 @@ class Store:
             with safe_open(self.path, "pt") as stored:
                 about = stored.metadata() or {}
                 tensors = {name: stored.get_tensor(name) for name in stored.offset_keys()}
-            done = int(about.get("done", ""))
+            done = int(about.get(_DONE, ""))
         except (SafetensorError, OSError, ValueError):
             return self._anew("is damaged", quiet)
         if about.get(_KEY) != self._identity():
             return self._anew("belongs to another calibration", quiet)
-        wanted = [[f"{kind}{i}" for i in range(self.measured.prompts.count)] for kind in (_TEXT, _LATENTS)]
-        if not 1 <= done <= 1 + self.measured.steps or not tensors.keys() >= {
-            name for names in wanted for name in names
-        }:
+        # What has the digest was written above, so all that is wanted is there.
+        if about.get(_DIGEST) != _digest(done, tensors):
             return self._anew("is damaged", quiet)
         if not quiet:
             print(f"continuing after {done} of {1 + self.measured.steps} steps, kept in {self.path}", file=sys.stderr)
         maxima = {name.removeprefix(_MAXIMA): value for name, value in tensors.items() if name.startswith(_MAXIMA)}
-        texts, latents = ([tensors[name].numpy() for name in names] for names in wanted)
+        count = self.measured.prompts.count
+        texts, latents = ([tensors[f"{kind}{i}"].numpy() for i in range(count)] for kind in (_TEXT, _LATENTS))
         return Progressed(done, texts, latents, maxima)
 
     def _anew(self, why: str, quiet: bool) -> None:
@@ -79,3 +82,13 @@ class Store:
 
     def _identity(self) -> str:
         return json.dumps(asdict(self.measured), sort_keys=True)
+
+
+def _digest(done: int, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a state says; a damaged one would spoil what is measured from it."""
+    digest = hashlib.sha256(str(done).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f" {name} {value.dtype} {tuple(value.shape)} ".encode("utf-8", "surrogatepass"))
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

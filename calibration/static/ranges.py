@@ -17,6 +17,7 @@ from calibration.points import tensor_names
 from model.checkpoint.hub import model_name
 from runtime.atomic_files import write_whole
 from runtime.bundle.json_fields import DecodeError, decode, parse
+from runtime.errors import SHOWN, cut, shown
 
 if TYPE_CHECKING:
     from model.checkpoint.directory import Checkpoint
@@ -72,12 +73,15 @@ class Ranges:
         check_algorithm(self.algorithm, self.percentile)
         for name, tensor in self.tensors.items():
             if tensor.values < 1:
-                raise RangesError(f"{name} was measured on {tensor.values} values, wanted at least 1")
+                raise RangesError(
+                    f"{cut(name, SHOWN)} was measured on {shown(tensor.values)} values, wanted at least 1"
+                )
             for algorithm, field in ALGORITHMS.items():
                 value = getattr(tensor, field)
                 if not _SMALLEST <= value <= _LARGEST:  # false for NaN
                     raise RangesError(
-                        f"{name} has the range {value} ({algorithm}), wanted a positive number within float32"
+                        f"{cut(name, SHOWN)} has the range {value} ({algorithm}), wanted a positive number within "
+                        "float32"
                     )
 
     def range_of(self, name: str) -> float:
@@ -101,7 +105,7 @@ class Ranges:
             raise RangesError(f'no "format": "{FORMAT}"; this is not a file of activation ranges')
         version = data.pop("version", None)
         if version != VERSION or type(version) is not int:
-            raise RangesError(f"the format version is {version!r}, wanted {VERSION}")
+            raise RangesError(f"the format version is {shown(version)}, wanted {VERSION}")
         try:
             return decode(data, cls, "the file")
         except DecodeError as error:
@@ -111,7 +115,7 @@ class Ranges:
 def check_algorithm(algorithm: str, percentile: float) -> None:
     """Raise RangesError unless the algorithm is known and the percentile is one."""
     if algorithm not in ALGORITHMS:
-        raise RangesError(f"algorithm is {algorithm!r}, wanted one of {', '.join(ALGORITHMS)}")
+        raise RangesError(f"algorithm is {shown(algorithm)}, wanted one of {', '.join(ALGORITHMS)}")
     if not 0 < percentile <= 100:
         raise RangesError(f"percentile is {percentile}, wanted a number above 0, at most 100")
 
@@ -144,15 +148,15 @@ def check_ranges(ranges: Ranges, checkpoint: "Checkpoint") -> None:
     from model.checkpoint.fingerprint import fingerprint  # these need torch, which reading the file does not
     from model.checkpoint.lora import without_loras
 
-    name = model_name(checkpoint.directory)
+    name, measured = model_name(checkpoint.directory), cut(ranges.model.name, SHOWN)
     if (wanted := fingerprint(checkpoint)) != ranges.model.fingerprint:
         if checkpoint.loras and fingerprint(without_loras(checkpoint)) == ranges.model.fingerprint:
             raise RangesError(
-                f"the ranges were measured on {ranges.model.name} without LoRAs, which change the activations; "
+                f"the ranges were measured on {measured} without LoRAs, which change the activations; "
                 "calibrate with the same --lora and --lora-target"
             )
         raise RangesError(
-            f"the ranges were measured on {ranges.model.name} (fingerprint {ranges.model.fingerprint}), "
+            f"the ranges were measured on {measured} (fingerprint {cut(ranges.model.fingerprint, SHOWN)}), "
             f"which is not the model {name} (fingerprint {wanted}); calibrate this one"
         )
     names = tensor_names(checkpoint)

@@ -19,6 +19,7 @@ from model.checkpoint.directory import Checkpoint
 from runtime.backend.machine import look
 from runtime.bundle.graph_specs import SizeRange
 from runtime.bundle.manifest import Manifest
+from runtime.errors import shown
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def variants_of(options: BuildOptions, checkpoint: Checkpoint, described: Manife
         RuntimeError: a backend's package is not installed or cannot read the graphs, or there is no GPU to build for.
     """
     if wrong := unmatched(options.keep_base, checkpoint.sources, checkpoint):
-        raise ValueError(f"--keep-base {wrong[0]!r} matches no activation, such as dit_cond.layers.0.attention.qkv")
+        raise ValueError(
+            f"--keep-base {shown(wrong[0])} matches no activation, such as dit_cond.layers.0.attention.qkv"
+        )
     sizes = described.sizes
     limits = limits_of(sizes, described.prompt.max_tokens, options.min_size, options.max_size, options.max_batch)
     covered = extents(limits, sizes, options.opt_size, options.profile)

@@ -14,6 +14,7 @@ from export.engine.kernels import Kernel
 from export.engine.report import EngineReport
 from export.engine.tables import Reports
 from runtime.bundle.json_fields import decode, parse
+from runtime.errors import SHOWN, cut, shown
 
 REPORT, PAGE = "report.json", "report.html"
 _ENGINES, _SHARES = "engines", "shares"
@@ -42,7 +43,9 @@ def kernels_from_json(text: str, where: str) -> tuple[Kernel, ...]:
     """Read it again; ValueError says what is wrong with the file, which `where` names."""
     file = _decode(_object(text, where), _KernelFile, where)
     if (file.format, file.version) != (_FORMAT, _VERSION):
-        raise ValueError(f"{where} is {file.format!r} version {file.version}, wanted {_FORMAT!r} version {_VERSION}")
+        raise ValueError(
+            f"{where} is {shown(file.format)} version {file.version}, wanted {_FORMAT!r} version {_VERSION}"
+        )
     return file.kernels
 
 
@@ -57,7 +60,10 @@ def engines_from_json(text: str, where: str) -> dict[str, dict[str, EngineReport
     if not isinstance(engines, dict) or not all(isinstance(stages, dict) for stages in engines.values()):
         raise ValueError(f"{where}: {_ENGINES} is not an object of objects")
     return {
-        name: {stage: report_from_dict(value, f"{where}: {name}: {stage}") for stage, value in stages.items()}
+        name: {
+            stage: report_from_dict(value, f"{where}: {cut(name, SHOWN)}: {cut(stage, SHOWN)}")
+            for stage, value in stages.items()
+        }
         for name, stages in engines.items()
     }
 

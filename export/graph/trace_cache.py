@@ -17,7 +17,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 import export.graph
 import model
@@ -107,7 +106,7 @@ def encode(graph: ir.Model) -> bytes:
 
 
 def decode(content: bytes) -> ir.Model:
-    """The inverse of `encode`; raises DecodeError, KeyError or ValueError for other bytes."""
+    """The inverse of `encode`; raises what protobuf and onnx_ir like for other bytes."""
     graph = ir.from_proto(onnx.ModelProto.FromString(content))
     body = graph.graph
     names = json.loads(graph.metadata_props.pop(_INITIALIZERS))
@@ -138,7 +137,7 @@ def _read(file: Path) -> ir.Model | None:
         found = decode(content[_DIGEST:])
     except FileNotFoundError:
         return None
-    except (OSError, DecodeError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever protobuf and onnx_ir raise for what only looks like a graph
         _log.debug("tracing again what %s holds: %s", file, error)
         return None
     with suppress(OSError):

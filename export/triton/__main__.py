@@ -77,12 +77,12 @@ def _check(model: ModelConfig, bundle_path: str | None) -> None:
         raise ValueError("--queue-delay, --queue-limit and --queue-seconds go with --dynamic-batching")
     # Triton's Python backend refuses most other characters, which a shell would interpret.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", model.name):
-        raise ValueError(f"--name is {model.name!r}, wanted letters, digits, - and _, a letter or digit first")
+        raise ValueError(f"--name is {shown(model.name)}, wanted letters, digits, - and _, a letter or digit first")
     known = [tensor.name for tensor in INPUTS]
     if unknown := [name for name in model.inputs if name not in known]:
         raise ValueError(f"--inputs has {shown(unknown[0])}, wanted some of {', '.join(known)}")
     if bundle_path is not None and not Path(bundle_path).is_absolute():
-        raise ValueError(f"--bundle-path is {bundle_path!r}, wanted an absolute path on the server")
+        raise ValueError(f"--bundle-path is {shown(bundle_path)}, wanted an absolute path on the server")
     limits = {
         "--instances": (model.instances, 1, MAX_INSTANCES),
         "--max-batch": (model.max_batch, 1, MAX_IMAGES),

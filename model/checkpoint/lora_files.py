@@ -24,6 +24,7 @@ from safetensors import safe_open
 
 from model.checkpoint.tensor_files import FLOAT_TYPES, CheckpointError, StoredTensor, header
 from runtime.bundle.json_fields import DecodeError, parse
+from runtime.errors import shown
 
 _DOTTED = ("diffusion_model.", "transformer.", "conditional_transformer.")
 _FLAT = ("lora_unet_", "lora_transformer_")
@@ -31,6 +32,9 @@ _ROLES = {"lora_A": "down", "lora_B": "up", "lora_down": "down", "lora_up": "up"
 _NAME = re.compile(rf"(?P<module>.+)\.(?P<role>{'|'.join(_ROLES)})(\.default)?(\.weight)?")
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps PEFT's configuration, as JSON with keys such as ``transformer.lora_alpha``."""
+_SAFE_PATTERN = re.compile(r"[\w.^$|\\-]*+(?:\*[\w.^$|\\-]*+){0,2}")
+"""Patterns of modules that are matched. One with more stars, or with stars on groups, can take years to match, and it
+comes from a stranger."""
 _LISTED = 4
 _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
@@ -96,8 +100,9 @@ def read_lora(file: Path, modules: Mapping[str, tuple[int, int]]) -> dict[str, A
         if not torch.isfinite(tensor.read()).all():
             raise LoraError(f"{file}: {tensor.name} holds NaN or infinity; the file is damaged")
     settings = _metadata(file)
+    patterns = _patterns(file, settings)
     return {
-        module: Adapted(found.tensors["down"], found.tensors["up"], _factor(file, found, settings))
+        module: Adapted(found.tensors["down"], found.tensors["up"], _factor(file, found, settings, patterns))
         for module, found in parts.items()
     }
 
@@ -163,20 +168,20 @@ def _metadata(file: Path) -> dict[str, Any]:
     except DecodeError as error:
         raise LoraError(str(error)) from error
     if not isinstance(settings, dict):
-        raise LoraError(f"{file}: its metadata {_METADATA} is {settings!r}, wanted an object")
+        raise LoraError(f"{file}: its metadata {_METADATA} is {shown(settings)}, wanted an object")
     settings = {key.removeprefix("transformer."): value for key, value in settings.items()}
     if settings.get("use_dora"):
         raise LoraError(f"{file} is a DoRA, which cannot be folded: its magnitudes are not a low-rank update")
     return settings
 
 
-def _factor(file: Path, found: _Parts, settings: Mapping[str, Any]) -> float:
+def _factor(file: Path, found: _Parts, settings: Mapping[str, Any], patterns: Mapping[re.Pattern[str], Any]) -> float:
     """alpha / rank of one module; alpha is its own tensor's, the metadata's, or the rank."""
     rank = found.tensors["down"].shape[0]
     if "alpha" in found.tensors:
         return float(found.tensors["alpha"].read().item()) / rank
     alpha = settings.get("lora_alpha", rank)
-    for pattern, value in _patterns(file, settings).items():
+    for pattern, value in patterns.items():
         if pattern.fullmatch(found.spelling):
             alpha = value
             break
@@ -188,12 +193,20 @@ def _factor(file: Path, found: _Parts, settings: Mapping[str, Any]) -> float:
 def _patterns(file: Path, settings: Mapping[str, Any]) -> dict[re.Pattern[str], Any]:
     """The alphas of some modules, by what PEFT matches with the modules' names."""
     given = settings.get("alpha_pattern") or {}
-    try:
-        return {re.compile(rf"(.*\.)?({pattern})"): value for pattern, value in given.items()}
-    except (AttributeError, re.error) as error:
-        raise LoraError(
-            f"{file}: its metadata says alpha_pattern {given!r:.60}, wanted patterns and numbers"
-        ) from error
+    if not isinstance(given, dict):
+        raise LoraError(f"{file}: its metadata says alpha_pattern {shown(given)}, wanted patterns and numbers")
+    found = {}
+    for pattern, value in given.items():
+        try:
+            if not _SAFE_PATTERN.fullmatch(pattern):
+                raise re.error("it might match for ever")
+            found[re.compile(rf"(.*\.)?({pattern})")] = value
+        except re.error as error:
+            raise LoraError(
+                f"{file}: its metadata says alpha_pattern {shown(pattern)}, wanted patterns and numbers; a pattern is "
+                f"the name of a module, in which at most two .* may stand for more ({error})"
+            ) from error
+    return found
 
 
 def _some(names: Collection[str]) -> str:

@@ -9,9 +9,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from runtime.bundle.json_fields import DecodeError, parse
+from runtime.errors import SAID, SHOWN, cut, shown
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 CODE_TYPE = "F8_E4M3"
+_LONGEST_NAME = 255
+"""Characters that the name of a file can have on any system."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -99,13 +102,15 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(shards.values())):
-        if shard in ("", "..") or Path(shard).name != shard:
-            raise CheckpointError(f"{index} names the shard {shard!r}, wanted the name of a file beside it")
+        if shard in ("", "..") or Path(shard).name != shard or len(shard) > _LONGEST_NAME:
+            raise CheckpointError(f"{index} names the shard {shown(shard)}, wanted the name of a file beside it")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{index} names the shard {shard}, which is missing")
         tensors |= header(folder / shard)
     if absent := sorted(name for name, shard in shards.items() if name not in tensors):
-        raise CheckpointError(f"{index} names {absent[0]} (and {len(absent) - 1} more), which no shard holds")
+        raise CheckpointError(
+            f"{index} names {cut(absent[0], SHOWN)} (and {len(absent) - 1} more), which no shard holds"
+        )
     return tensors
 
 
@@ -118,7 +123,7 @@ def header(file: Path) -> dict[str, StoredTensor]:
             size = int.from_bytes(stream.read(8), "little")
             header = parse(stream.read(size), "its header")
     except (SafetensorError, OSError, DecodeError) as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{file} is not a whole safetensors file: {cut(str(error), SAID)}") from error
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():

@@ -5,9 +5,11 @@ import types
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from runtime.errors import shown
+from runtime.errors import SHOWN, cut, shown
 
 Kind = TypeVar("Kind")
+_MOST_BITS = 64
+"""Of an integer: sizes, counts and seeds have no more, and with any number of them sums and quotients may fail."""
 DEEPEST = 100
 """Levels of arrays and objects inside each other; no file of ours or of the libraries whose files are read has ten."""
 
@@ -79,7 +81,7 @@ def _value(value: Any, kind: Any, where: str, root: str) -> Any:
             pairs = enumerate(zip(value, kinds, strict=True))
             return tuple(_value(item, k, f"{where}[{i}]", root) for i, (item, k) in pairs)
     if origin is dict and isinstance(value, dict):
-        return {key: _value(item, arguments[1], f"{where}.{key}", root) for key, item in value.items()}
+        return {key: _value(item, arguments[1], f"{where}.{cut(key, SHOWN)}", root) for key, item in value.items()}
     if origin is types.UnionType and is_dataclass(arguments[0]):
         return None if value is None else _value(value, arguments[0], where, root)
     if origin is types.UnionType and type(value) in arguments:
@@ -88,6 +90,8 @@ def _value(value: Any, kind: Any, where: str, root: str) -> Any:
         return value
     if kind is float and type(value) in (int, float):  # a bool is an int, and no number here
         return _float(value, where)
+    if kind is int and type(value) is int and value.bit_length() > _MOST_BITS:
+        raise DecodeError(f"{where} is {shown(value)}, wanted at most {_MOST_BITS} bits")
     if origin is None and kind is not float and type(value) is kind:
         return value
     raise DecodeError(f"{where} is {shown(value)}, wanted {_wanted(kind)}")

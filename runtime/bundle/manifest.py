@@ -46,6 +46,10 @@ class PromptSpec:
     max_tokens: int
     """Largest number of tokens, prefix and suffix included."""
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"prompt.max_tokens is {self.max_tokens}, wanted at least 1")
+
 
 @dataclass(frozen=True)
 class SizeSpec:
@@ -62,6 +66,8 @@ class SizeSpec:
     def __post_init__(self) -> None:
         if not 0 < self.multiple <= self.minimum <= self.default <= self.maximum or not self.max_aspect >= 1:
             raise ValueError(f"the picture sizes {self} are not in order: multiple, minimum, default, maximum")
+        if any(size % self.multiple for size in (self.minimum, self.default, self.maximum)):
+            raise ValueError(f"the picture sizes {self} are not all multiples of {self.multiple}")
 
     def check(self, width: int, height: int) -> None:
         """Raise RequestError unless a picture of `width` x `height` pixels can be made."""

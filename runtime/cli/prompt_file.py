@@ -22,7 +22,7 @@ from runtime.cli.jobs import Job
 from runtime.errors import RequestError, shown
 from runtime.prompt.caption import CaptionError, read_json
 from runtime.prompt.reading import STANDARD_INPUT, PromptReader, ReadPrompt, read_text
-from runtime.request import KINDS, PICTURE
+from runtime.request import KINDS, PICTURE, check_file_name
 
 _FILES = ("output", "layout")
 """What a line may say beside its prompt and the fields of a request."""
@@ -105,8 +105,8 @@ def _prompt(values: dict[str, Any], reader: PromptReader) -> ReadPrompt:
 
 def _with_values(job: Job, values: dict[str, Any], folder: Path) -> Job:
     folder_of_output = job.output.parent
-    output = folder_of_output / _file("output", values["output"]) if "output" in values else job.output
-    layout = folder_of_output / _file("layout", values["layout"]) if "layout" in values else job.layout
+    output = folder_of_output / check_file_name("output", values["output"]) if "output" in values else job.output
+    layout = folder_of_output / check_file_name("layout", values["layout"]) if "layout" in values else job.layout
     fields = {key: _field(key, value, folder) for key, value in values.items() if key in KINDS and key != "prompt"}
     # A preset and a number of steps exclude each other; the line's choice takes the place of the command's.
     if "preset" in fields:
@@ -120,13 +120,7 @@ def _field(key: str, value: Any, folder: Path) -> Any:
     """A value as `Request` takes it, which checks it. A key that is there has a value: null is none."""
     kind = KINDS[key]
     if kind is PICTURE:
-        return folder / _file(key, value)
+        return folder / check_file_name(key, value)
     if value is None or value == "":
         raise RequestError(f"{key} is {shown(value)}, wanted {kind.wanted}")
-    return value
-
-
-def _file(key: str, value: Any) -> str:
-    if not isinstance(value, str) or value == "":
-        raise RequestError(f"{key} is {shown(value)}, wanted a file name")
     return value

@@ -7,11 +7,12 @@ bits become 8-bit RGB. Of a file with several frames the first one counts. Colou
 import io
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from runtime.errors import MissingFileError, RequestError
+from runtime.errors import SAID, MissingFileError, RequestError, cut
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Pillow's decoders that are tried. Others can run programs (EPS) or are not pictures of pixels."""
@@ -29,7 +30,8 @@ def read_rgb(file: Path) -> np.ndarray:
         OSError: it cannot be read.
     """
     try:
-        return _decoded(file, f"the picture {file}")
+        with file.open("rb") as stream:  # what the system says of a file is not what Pillow says of its content
+            return _decoded(stream, f"the picture {file}")
     except FileNotFoundError as error:
         raise MissingFileError(error.errno, error.strerror, str(file)) from error
 
@@ -45,7 +47,7 @@ def decode_rgb(data: bytes, label: str, max_pixels: int | None = None) -> np.nda
     return _decoded(io.BytesIO(data), label, max_pixels)
 
 
-def _decoded(source: Path | io.BytesIO, label: str, max_pixels: int | None = None) -> np.ndarray:
+def _decoded(source: IO[bytes], label: str, max_pixels: int | None = None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -59,10 +61,10 @@ def _decoded(source: Path | io.BytesIO, label: str, max_pixels: int | None = Non
         except UnidentifiedImageError as error:
             what = label.removeprefix("the picture ")
             raise RequestError(f"{what} is not a picture that can be read, wanted {', '.join(FORMATS)}") from error
-        except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, _RefusedError):
+        except (MemoryError, _RefusedError):
             raise
         except Exception as error:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
-            raise RequestError(f"{label} is damaged: {error}") from error
+            raise RequestError(f"{label} is damaged: {cut(str(error), SAID)}") from error
 
 
 def rgb_array(image: Image.Image, label: str) -> np.ndarray:

@@ -265,4 +265,7 @@ def _fit(words: list[str], font: Font, width: float, last: bool) -> tuple[str, l
 
 def _longest(part: Callable[[int], str], count: int, font: Font, width: float) -> int:
     """The largest end up to `count` for which `part` is not wider than `width`; 0 if there is none."""
-    return bisect_right(range(1, count + 1), width, key=lambda end: font.getlength(part(end)))
+    high = 1  # most of a long text is far too wide, and measuring it takes time
+    while high < count and font.getlength(part(high)) <= width:
+        high *= 2
+    return bisect_right(range(1, min(high, count) + 1), width, key=lambda end: font.getlength(part(end)))

@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from runtime.bundle.manifest import PromptSpec
-from runtime.errors import BundleError, RequestError
+from runtime.errors import SAID, BundleError, RequestError, cut
 
 MAX_BYTES = 1 << 16
 """Length of a prompt in UTF-8. The model takes 2048 tokens of 4 bytes or so, into which no text of this length fits.
@@ -31,7 +31,7 @@ class PromptEncoder:
         try:
             self.tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises the bare Exception class
-            raise BundleError(f"{tokenizer_file} is not a tokenizers file: {error}") from error
+            raise BundleError(f"{tokenizer_file} is not a tokenizers file: {cut(str(error), SAID)}") from error
         self.spec = spec
 
     def encode(self, prompt: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Directories that appear whole or not at all."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from export import atomic_directory
 from export.atomic_directory import check_apart, check_output, link_or_copy, rename, unfinished, why_not_linked
 
 
@@ -31,10 +33,64 @@ def test_failing_rename_brings_the_old_bundle_back(tmp_path, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(os, "rename", interrupted)
+    monkeypatch.setattr(atomic_directory, "_exchange", lambda first, second: False)
     with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "bundle") as partial:
         rename(partial, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "manifest.json").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_that_is_replaced_is_never_without_a_name(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("old")
+    seen = []
+    remove = shutil.rmtree
+
+    def look(folder, **options):
+        seen.append((tmp_path / "bundle" / "manifest.json").read_text())
+        remove(folder, **options)
+
+    with unfinished(tmp_path / "bundle") as partial:
+        (partial / "manifest.json").write_text("new")
+        monkeypatch.setattr(shutil, "rmtree", look)
+        # Two renames would leave a moment between them.
+        monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("the names are not exchanged at one stroke"))
+        rename(partial, tmp_path / "bundle")
+    assert seen[0] == "old" and set(seen[1:]) == {"new"}
+    assert (tmp_path / "bundle" / "manifest.json").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_lock_of_a_program_that_was_killed_when_all_was_done_is_removed(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / ".bundle.lock").touch()
+    with pytest.raises(FileExistsError, match="exists; choose another --output"):
+        check_output(tmp_path / "bundle", overwrite=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_lock_of_a_running_program_stays(tmp_path):
+    with unfinished(tmp_path / "bundle"):
+        (tmp_path / "bundle").mkdir()
+        with pytest.raises(FileExistsError, match="exists; choose another --output"):
+            check_output(tmp_path / "bundle", overwrite=False)
+        with pytest.raises(FileExistsError, match="another build is writing"), unfinished(tmp_path / "bundle"):
+            pass
+        assert (tmp_path / ".bundle.lock").exists()
+
+
+def test_a_lock_that_is_removed_before_it_is_held_is_made_again(tmp_path, monkeypatch):
+    real, calls = fcntl.flock, []
+
+    def late(handle, how):
+        if not calls:
+            (tmp_path / ".bundle.lock").unlink()  # another build has ended
+        calls.append(how)
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with unfinished(tmp_path / "bundle"):
+        assert len(calls) == 2 and (tmp_path / ".bundle.lock").exists()
 
 
 def test_what_a_killed_build_left_is_removed(tmp_path):

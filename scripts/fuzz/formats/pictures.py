@@ -16,8 +16,8 @@ from serving.pictures import read_picture
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK")
 _SIZES = SizeSpec(16, 256, 2048, 1024, 6.0)
-LOCAL_PEAK = 1 << 30
-"""A file may hold 89 million pixels: Pillow's limit."""
+LOCAL_PEAK = 1200 << 20
+"""A file may hold 89 million pixels, which is Pillow's limit; with transparency they are in memory three times."""
 _SERVED_PEAK = 512 << 20
 """A request's may hold 17 million."""
 
