@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.bundle.integrity import sha256
+from runtime.bundle.json_fields import DecodeError, parse
 from runtime.bundle.manifest import FileSpec, Manifest
 from runtime.constants import MANIFEST
 from runtime.file_locks import remove_abandoned
@@ -20,9 +21,22 @@ _HERE, _EXCHANGE = -100, 2
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise FileExistsError or FileNotFoundError unless a bundle may be written to `output`.
 
-    Even with `overwrite` only a bundle or an empty directory is replaced, so that a mistyped path loses nothing.
+    Even with `overwrite` only a bundle or an empty directory is replaced, so that a mistyped path loses nothing, and no
+    bundle in which somebody keeps other files.
     """
     check_directory(output, overwrite, "bundle", lambda: not any(output.iterdir()) or (output / MANIFEST).is_file())
+    if (foreign := _foreign(output)) is not None:
+        raise FileExistsError(f"the output {output} holds {foreign}, which is not the bundle's; move it away first")
+
+
+def _foreign(bundle: Path) -> str | None:
+    """A file that the manifest does not list; None also where there is no manifest that lists files."""
+    try:
+        listed = parse((bundle / MANIFEST).read_bytes(), MANIFEST)["files"].keys()
+    except (OSError, DecodeError, TypeError, KeyError, AttributeError):
+        return None
+    names = (file.relative_to(bundle).as_posix() for file in sorted(bundle.rglob("*")) if not file.is_dir())
+    return next((name for name in names if name != MANIFEST and name not in listed), None)
 
 
 def check_directory(output: Path, overwrite: bool, what: str, replaceable: Callable[[], bool]) -> None:

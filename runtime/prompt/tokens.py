@@ -32,6 +32,9 @@ class PromptEncoder:
             self.tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises the bare Exception class
             raise BundleError(f"{tokenizer_file} is not a tokenizers file: {cut(str(error), SAID)}") from error
+        # A file may ask for both; the model has no padding, and a prompt that is too long is refused below.
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self.spec = spec
 
     def encode(self, prompt: str) -> np.ndarray:

@@ -22,6 +22,24 @@ def test_overwrite_takes_bundles_and_empty_directories(tmp_path):
     check_output(tmp_path / "old", overwrite=True)
 
 
+def test_a_bundle_with_a_foreign_file_is_not_replaced(tmp_path):
+    bundle = tmp_path / "bundle"
+    (bundle / "onnx").mkdir(parents=True)
+    (bundle / "manifest.json").write_text('{"files": {"onnx/a.onnx": {}}}')
+    (bundle / "onnx" / "a.onnx").touch()
+    check_output(bundle, overwrite=True)
+    (bundle / "onnx" / "picture.png").touch()
+    with pytest.raises(FileExistsError, match="holds onnx/picture.png, which is not the bundle's; move it away"):
+        check_output(bundle, overwrite=True)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", '{"files": 3}', "\xff"])
+def test_a_bundle_whose_manifest_is_damaged_is_replaced(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_text(manifest, encoding="latin-1")
+    (tmp_path / "other").touch()
+    check_output(tmp_path, overwrite=True)
+
+
 def test_failing_rename_brings_the_old_bundle_back(tmp_path, monkeypatch):
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text("old")
