@@ -1,5 +1,6 @@
 # make demo: set up, build the demo bundle in three precisions, generate a picture with each.   make test: set up, run all tests.
 # make check: lint, types and the tests that take no exporting, for every change.   make wheel-test: the wheel, far from here.
+# make fuzz: MINUTES of broken inputs.   make kills: commands killed and disks filled.   make storm: MINUTES of requests.
 # make triton-demo: the same picture from the real Triton server.   make triton-test: its tests.
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,9 +13,10 @@ TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton
 TRITON_BIN := $(TRITON_VENV)/bin
 TRITON_TESTS ?= tests/triton_server
+MINUTES ?= 30
 SOURCES := $(shell find calibration export model runtime -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test check lint types wheel-test triton-demo triton-test clean
+.PHONY: demo test check lint types wheel-test fuzz kills storm triton-demo triton-test clean
 
 demo: $(DEMO:%=%/manifest.json)
 	$(BIN)/trt-generate $(PICTURE) --output demo.png
@@ -44,6 +46,15 @@ types: $(VENV)/.test
 
 wheel-test: $(BUNDLE)/manifest.json
 	.ci/wheel $(BUNDLE)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m scripts.fuzz --minutes $(MINUTES)
+
+kills: $(VENV)/.test
+	$(BIN)/python -m scripts.interrupted
+
+storm: $(BUNDLE)/manifest.json | $(TRITON_VENV)/.triton
+	$(TRITON_BIN)/python -m scripts.triton.storm $(BUNDLE) --minutes $(MINUTES)
 
 $(BUNDLE)/manifest.json: PRECISION := fp32
 $(BUNDLE)-fp8/manifest.json: PRECISION := fp8
