@@ -29,7 +29,7 @@ def test_a_bundle_with_a_foreign_file_is_not_replaced(tmp_path):
     (bundle / "onnx" / "a.onnx").touch()
     check_output(bundle, overwrite=True)
     (bundle / "onnx" / "picture.png").touch()
-    with pytest.raises(FileExistsError, match="holds onnx/picture.png, which is not the bundle's; move it away"):
+    with pytest.raises(FileExistsError, match=r"holds onnx/picture\.png, which is not the bundle's; move it away"):
         check_output(bundle, overwrite=True)
 
 
