@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUNDLE := ideogram4-bundle
 DEMO := $(BUNDLE) $(BUNDLE)-fp8 $(BUNDLE)-int8
-PICTURE := --prompt "a red circle on a blue background" --guidance 3 --seed 4 --overwrite
+PICTURE := --prompt "a red circle on a blue background" --seed 4 --overwrite
 # Triton's wheel needs numpy<2, hence an environment of its own.
 TRITON_PYTHON ?= $(PYTHON)
 TRITON_VENV ?= .venv-triton

@@ -18,3 +18,6 @@ it."""
 
 MANIFEST = "manifest.json"
 """Name of the manifest in a bundle. It is written last: a directory that has one is complete."""
+
+LARGEST_NUMBER = 1e4
+"""Bound on guidance, mu and std: far beyond any use, and far from where float32 or exp overflow."""

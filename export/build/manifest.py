@@ -39,7 +39,7 @@ def complete(
         files=files,
         tools={name: version(name) for name in TOOLS},
         default_preset=options.default_preset or described.default_preset,
-        default_guidance=options.default_guidance,
+        default_guidance=described.default_guidance if options.default_guidance is None else options.default_guidance,
     )
 
 

@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from runtime.constants import LARGEST_NUMBER
 from runtime.errors import RequestError, shown
 
 _T_MIN = 1.0 / (1.0 + math.exp(0.5 * 18.0))
@@ -22,8 +23,6 @@ _T_MAX = 1.0 / (1.0 + math.exp(0.5 * -15.0))
 _BASE_PIXELS = 512 * 512
 _TIMESTEP_SCALE = np.float32(1000.0)
 MAX_STEPS = 1000
-_LARGEST = 1e4
-"""Bound on guidance, mu and std: far beyond any use, and far from where float32 or exp overflow."""
 
 
 def check_steps(steps: int) -> None:
@@ -34,8 +33,8 @@ def check_steps(steps: int) -> None:
 
 def check_number(name: str, value: float) -> None:
     """Raise RequestError unless ``guidance``, ``mu`` or ``std`` may have this value."""
-    if not abs(value) <= _LARGEST:
-        raise RequestError(f"{name} is {value}, wanted a number of at most {_LARGEST:g}")
+    if not abs(value) <= LARGEST_NUMBER:
+        raise RequestError(f"{name} is {shown(value)}, wanted a number of at most {LARGEST_NUMBER:g}")
     if name == "std" and value <= 0:
         raise RequestError(f"std is {value}, wanted a number above 0")
 

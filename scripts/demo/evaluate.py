@@ -29,7 +29,7 @@ class Result:
     precision: str
     preset: str
     guidance: float | None
-    """At every step; None is the preset's own."""
+    """At every step; None is the model's own."""
     kind: str
     prompts: int
     background: float
@@ -96,7 +96,7 @@ def table(results: list[Result]) -> str:
     ]
     for result in results:
         shares = (*(getattr(result, aspect) for aspect in ASPECTS), result.everything)
-        guidance = "preset's" if result.guidance is None else f"{result.guidance:g}"
+        guidance = "model's" if result.guidance is None else f"{result.guidance:g}"
         lines.append(
             f"| {result.precision} | {result.preset} | {guidance} | {result.prompts} {result.kind} | "
             + " | ".join(f"{percent:.1f} %" for percent in shares)
@@ -106,7 +106,7 @@ def table(results: list[Result]) -> str:
 
 
 def _guidance(text: str) -> float | None:
-    return None if text == "preset" else float(text)
+    return None if text == "model" else float(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -127,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_guidance,
         default=[None],
         metavar="WEIGHT",
-        help="weights at every step, or 'preset' for the preset's own (default: preset)",
+        help="weights at every step, or 'model' for the model's own (default: model)",
     )
     add("--kinds", nargs="+", choices=KINDS, default=["one"], help="kinds of prompts (default: %(default)s)")
     add("--prompts", type=int, default=240, metavar="N", help="of each kind (default: %(default)s)")

@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="FILE", help="PNG to write")
     add("--overwrite", action="store_true", help="replace it if it exists")
     add("--preset", default="V4_DEFAULT_20", metavar="NAME", help="(default: %(default)s)")
-    add("--guidance", type=float, metavar="WEIGHT", help="at every step (default: the preset's)")
+    add("--guidance", type=float, metavar="WEIGHT", help="at every step (default: the model's)")
     return parser
 
 

@@ -20,7 +20,10 @@ def plan_of(demo_bundle):
     """plan_of(defaults, fields): the plan of a request to the demo's manifest with other defaults."""
     manifest = read_manifest(demo_bundle)
     encoder = PromptEncoder(demo_bundle / manifest.prompt.tokenizer, manifest.prompt)
-    return lambda defaults, fields: make_plan(replace(manifest, **defaults), encoder, "x", **{"seed": 0} | fields)
+    none = {"default_guidance": None}  # the demo has one
+    return lambda defaults, fields: make_plan(
+        replace(manifest, **none | defaults), encoder, "x", **{"seed": 0} | fields
+    )
 
 
 @pytest.mark.parametrize(
