@@ -28,12 +28,15 @@ from runtime.console import guard
 from runtime.pipeline import Pipeline
 from runtime.progress import Progress
 from scripts.triton.client import triton
-from scripts.triton.server import READY_PATIENCE, Server, model_processes, serve
+from scripts.triton.server import READY_PATIENCE, Server, errors, model_processes, serve
 from scripts.triton.storm.client import STREAM, UNARY, Client
 from scripts.triton.storm.memory import MemoryWatch
 from scripts.triton.storm.requests import Tally, expected
 
 PROGRAM = "scripts.triton.storm"
+IN_ORDER, TIMED_OUT = "in order", "at its exit timeout"
+"""Triton 2.51 keeps requests that are cancelled just when they have been answered, and waits for them when it ends."""
+_TIMEOUT = "Exit timeout expired"
 GROWTH = 1.1
 """Most that memory may grow: pictures of other sizes come and go, so the arenas of two models are not always full."""
 
@@ -50,11 +53,12 @@ def storm(bundle: Path, minutes: float, clients: int, seed: int, quiet: bool) ->
         repository = Path(folder, "repository")
         model = ModelConfig(threads=1, dynamic_batching=True)
         generate(bundle, repository, model, bundle_path=str(bundle.absolute()), stream=True, quiet=True)
-        with serve(repository) as server:
+        log = Path(folder, "server.log")
+        with serve(repository, log=log) as server:
             started = time.monotonic()
             tally, memory = _run(server, pictures, minutes * 60, clients, seed, quiet)
             seconds = time.monotonic() - started
-        code = server.process.returncode
+        end = _end_of(server.process.returncode, log)
     early, late = memory.median(0.2, 0.4), memory.median(0.8, 1.0)
     return {
         "minutes": round(seconds / 60, 1),
@@ -64,8 +68,16 @@ def storm(bundle: Path, minutes: float, clients: int, seed: int, quiet: bool) ->
         "wrong": tally.wrong,
         "lost": tally.lost,
         "memory early and late, MB": [round(early / 1e6), round(late / 1e6)],
-        "server's exit code": code,
+        "end of the server": end,
     }
+
+
+def _end_of(code: int, log: Path) -> str:
+    """How the server has ended when it was told to."""
+    if code == 0:
+        return IN_ORDER
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return TIMED_OUT if _TIMEOUT in text else f"exit code {code}: {errors(log)}"
 
 
 def _run(
@@ -150,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     early, late = found["memory early and late, MB"]
     is_flat = math.isfinite(early) and late <= GROWTH * early
-    return int(bool(found["wrong"] or found["lost"] or found["server's exit code"] or not is_flat))
+    has_ended = found["end of the server"] in (IN_ORDER, TIMED_OUT)
+    return int(bool(found["wrong"] or found["lost"]) or not is_flat or not has_ended)
 
 
 if __name__ == "__main__":
