@@ -113,7 +113,7 @@ def compare_with_calls(
             results, error = _compare(checkpoint, stage, feeds, options, bar.update, by_point)
             errors.append(error)
             calls[stage] = calls_of(feeds, results)
-    plain = all(_dtype(checkpoint, stage) == torch.float32 for stage in stages)
+    plain = all(compared_in(checkpoint, stage) == torch.float32 for stage in stages)
     return Compared([error for error in errors if error is not None], calls if plain else {})
 
 
@@ -128,7 +128,7 @@ def _compare(
     """The unquantized results of a stage, and the error if the stage is quantized."""
     layers = layers_of(checkpoint, stage)
     points = options.recipe.points(stage, layers)
-    module = set_compute_dtype(checkpoint.module(stage), _dtype(checkpoint, stage))
+    module = set_compute_dtype(checkpoint.module(stage), compared_in(checkpoint, stage))
     prefixes = [module_prefix(stage, layer) for layer in range(layers)]
     plain = checkpoint.sources[stage]
     _fill(module, plain, [name for name in module.state_dict() if not name.startswith(tuple(prefixes))])
@@ -176,7 +176,8 @@ def _fill(module: nn.Module, sources: Sources, names: Sequence[str]) -> None:
     module.load_state_dict(values, strict=False, assign=True)
 
 
-def _dtype(checkpoint: Checkpoint, stage: str) -> torch.dtype:
+def compared_in(checkpoint: Checkpoint, stage: str) -> torch.dtype:
+    """The type that a comparison computes a stage in."""
     size = sum(4 * torch.Size(source.shape).numel() for source in checkpoint.sources[stage].values())
     return torch.float32 if size <= _SMALL else torch.bfloat16
 
