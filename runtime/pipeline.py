@@ -40,7 +40,7 @@ OnStep = Callable[[int, int, np.ndarray], None]
 
 
 class Pipeline:
-    """The loaded stages of a bundle."""
+    """The loaded stages of a bundle. Threads may share it; calls of engines' graphs take turns, one a GPU at a time."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from export.engine.sizes import Shapes
 from export.engine.timing_cache import TimingCache
 from export.graph.stitched import Stitched, StitchedTensor
+from runtime.tensorrt.callbacks import Callbacks
 from runtime.tensorrt.package import TITLES, load_package
 
 _PROFILE = re.compile(r"optimization profile number (\d{1,9})|\[profile (\d{1,9})\]")
@@ -62,7 +63,7 @@ def build_plan(
 ) -> Built:
     """Build one plan into the file `plan`, which must not exist.
 
-    Ctrl-C ends the build at its next step.
+    Ctrl-C ends the build at its next step, and so does an error that `progress` raises.
 
     Args:
         onnx: the graph in TensorRT's form; its weights may be links to other files.
@@ -81,7 +82,8 @@ def build_plan(
         OSError: the plan cannot be written. Nothing is left of it.
     """
     trt = load_package(backend)
-    log = _log_class(trt)()
+    callbacks = Callbacks()
+    log = _log_class(trt, callbacks)()
     started = time.perf_counter()
     with ExitStack() as maps, plan.open("xb") as stream:
         try:
@@ -89,17 +91,19 @@ def build_plan(
             builder = trt.Builder(log)
             # Types are those of the graph. TensorRT 10 would choose its own without this; later ones know nothing else.
             network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-            parser = _parse(trt, network, log, onnx, TITLES[backend], addresses)
+            with callbacks.delivered():
+                parser = _parse(trt, network, log, onnx, TITLES[backend], addresses)
             config = _config(trt, builder, targets if backend == "rtx" else ())
             _add_profiles(builder, config, onnx.stem, profiles)
             if timing is not None:
                 timing.attach(config)
-            config.progress_monitor = monitor = _monitor_class(trt)(progress)
+            config.progress_monitor = monitor = _monitor_class(trt, callbacks)(progress)
             if weight_streaming:
                 config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
-            writer = _writer_class(trt)(stream)
+            writer = _writer_class(trt, callbacks)(stream)
             done = _in_thread(lambda: builder.build_serialized_network_to_stream(network, config, writer), monitor)
             del parser  # the network refers to the weights that it has mapped
+            callbacks.raise_kept()
             if writer.error is not None:
                 raise OSError(f"cannot write {plan.name}: {writer.error.strerror or writer.error}") from writer.error
             if not done:
@@ -164,11 +168,14 @@ def _add_profiles(builder: Any, config: Any, stage: str, profiles: Sequence[Shap
 def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:
     """Run the build beside the main thread, which alone sees Ctrl-C and then asks the builder to stop."""
     results: list[bool] = []
+    errors: list[BaseException] = []
     ended = threading.Event()  # a thread whose join() was interrupted counts as ended, alive or not (Python 3.11)
 
     def run() -> None:
         try:
             results.append(build())
+        except BaseException as error:  # of the bindings; here nobody would see it
+            errors.append(error)
         finally:
             ended.set()
 
@@ -182,10 +189,12 @@ def _in_thread(build: Callable[[], bool], monitor: Any) -> bool:
             with suppress(KeyboardInterrupt):  # a second Ctrl-C does not make it faster
                 ended.wait()
         raise
-    return bool(results and results[0])
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
-def _log_class(trt: Any) -> type:
+def _log_class(trt: Any, callbacks: Callbacks) -> type:
     class Log(trt.ILogger):
         """Keeps the kernel listing and the errors."""
 
@@ -194,6 +203,7 @@ def _log_class(trt: Any) -> type:
             self.kept: list[str] = []
             self.errors: list[str] = []
 
+        @callbacks.guarded()
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and _NO_DRIVER not in message:
                 self.errors.append(message.strip())
@@ -206,7 +216,7 @@ def _log_class(trt: Any) -> type:
     return Log
 
 
-def _writer_class(trt: Any) -> type:
+def _writer_class(trt: Any, callbacks: Callbacks) -> type:
     class Writer(trt.IStreamWriter):
         """Writes and hashes at once. An error is kept, since none may pass through the builder."""
 
@@ -215,6 +225,7 @@ def _writer_class(trt: Any) -> type:
             self.stream, self.size, self.digest = stream, 0, hashlib.sha256()
             self.error: OSError | None = None
 
+        @callbacks.guarded(0)
         def write(self, data: bytes) -> int:
             try:
                 self.stream.write(data)
@@ -228,7 +239,7 @@ def _writer_class(trt: Any) -> type:
     return Writer
 
 
-def _monitor_class(trt: Any) -> type:
+def _monitor_class(trt: Any, callbacks: Callbacks) -> type:
     class Monitor(trt.IProgressMonitor):
         """Passes the builder's progress on, and its wish to stop back."""
 
@@ -237,14 +248,17 @@ def _monitor_class(trt: Any) -> type:
             self.progress, self.cancelled = progress, False
             self.steps: dict[str, int] = {}
 
+        @callbacks.guarded()
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
 
+        @callbacks.guarded(False)
         def step_complete(self, phase: str, step: int) -> bool:
-            if self.progress:
+            if self.progress and not callbacks.ending:
                 self.progress(phase, step + 1, self.steps[phase])
-            return not self.cancelled
+            return not (self.cancelled or callbacks.ending)
 
+        @callbacks.guarded()
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 

@@ -1,5 +1,6 @@
 """Which backend runs a bundle on this machine, and why. A pure function of what the bundle holds and what was found."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ class _Objection:
     text: str
 
 
+_MEMORY = 4
+"""The check for room: engines that fail it run here once there is more."""
+_log = logging.getLogger(__name__)
+
+
 def needs_machine(manifest: Manifest, backend: str, device: str) -> bool:
     """Whether the choice depends on the machine: only where engines may run."""
     return backend != "ort" and device != "cpu" and any(_sets(manifest, backend))
@@ -62,7 +68,8 @@ def choose(
         manifest: of the bundle.
         stages: that will run.
         machine: what was found; None where `needs_machine` is false.
-        backend: one of `BACKENDS`; ``auto`` is the first engines that this machine can run, else ONNX Runtime.
+        backend: one of `BACKENDS`; ``auto`` is the first engines that this machine can run, else ONNX Runtime. Engines
+            that only lack free memory are no reason to run on a CPU instead: they raise.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; engines run on CUDA, ONNX Runtime's ``auto`` is the CPU.
         memory: for engines, one of `runtime.tensorrt.memory_plan.MEMORY`.
         most: bytes of device memory that engines may take, of what is free; None for all of it.
@@ -92,7 +99,9 @@ def choose(
     if fits := [choice for choice in found if isinstance(choice, Choice)]:
         return fits[0]
     objection = max((o for o in found if isinstance(o, _Objection)), key=lambda o: o.check)
-    if backend == "auto" and manifest.graphs:
+    if backend == "auto" and manifest.graphs and objection.check < _MEMORY:
+        if objection.check:  # there is a GPU, which was expected to run
+            _log.warning("running on ONNX Runtime: %s", objection.text)
         return _onnx(manifest, device, objection.text)
     raise BackendError(objection.text + _way_out(manifest))
 
@@ -146,7 +155,7 @@ def _try(
         activations = activation_bytes(engines, stages, plans)
         plan = plan_memory(engines, manifest.files, stages, free, memory, activations)
     except MemoryPlanError as error:
-        return _Objection(4, str(error))
+        return _Objection(_MEMORY, str(error))
     return Choice(
         engines.backend, f"cuda:{gpu.index}", f"{label} on {gpu.name} ({gpu.capability}); {plan.reason}", engines, plan
     )

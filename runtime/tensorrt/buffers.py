@@ -55,10 +55,12 @@ class Buffer:
         address, host = self.address, self.host
         self.address = self.host = self.capacity = 0
         self.constant = None
-        if address:
-            self.device.release(address)
-        if host:
-            self.device.unpin(host)
+        try:
+            if address:
+                self.device.release(address)
+        finally:
+            if host:
+                self.device.unpin(host)
 
     def _host_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         size = math.prod(shape) * dtype.itemsize

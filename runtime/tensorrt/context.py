@@ -5,7 +5,7 @@ from typing import Any
 from runtime.errors import BackendError
 from runtime.tensorrt.buffers import Arena
 from runtime.tensorrt.cuda import Device
-from runtime.tensorrt.cuda_graphs import Captures
+from runtime.tensorrt.cuda_graphs import Capture
 from runtime.tensorrt.package import TensorRT
 
 
@@ -14,6 +14,12 @@ class Context:
 
     Each profile has a context of its own, so that what was set and captured in one stays while another runs. They run
     in turns on one stream and share the scratch memory.
+
+    How much of that a context gets (docstrings of TensorRT-RTX 1.7.1): `set_device_memory` wants what the engine needs
+    for all its profiles, and returns nothing; it logs a refusal and keeps what it had. `device_memory` calls the size
+    for a profile an upper bound, and the memory plan counts that one. So the profile's size is given, and where it is
+    refused, the engine's. Both contain the memory for the copies of streamed weights.
+    `update_device_memory_size_for_shapes` may report less; that is not used, so nothing moves when shapes change.
     """
 
     def __init__(
@@ -25,7 +31,8 @@ class Context:
         context: Any,
         *,
         profile: int,
-        largest: int,
+        needed: int,
+        most: int,
         captured: bool,
     ) -> None:
         """Choose the profile in a new context of TensorRT's.
@@ -37,19 +44,19 @@ class Context:
             name: of the stage.
             context: TensorRT's, with memory that the caller gives it.
             profile: index of the profile.
-            largest: bytes of scratch memory that suffice for every shape in the profile.
-            captured: launch repeated calls as CUDA graphs.
+            needed: bytes of scratch memory that suffice for every shape in the profile.
+            most: the same for all profiles of the engine.
+            captured: launch repeated calls as a CUDA graph.
 
         Raises:
             BackendError: the plan has no such profile.
         """
         self.package, self.device, self.arena, self.name = package, device, arena, name
-        self.context, self.largest = context, largest
-        self.captures = Captures(device) if captured else None
+        self.context, self.needed, self.most = context, needed, most
+        self.capture = Capture(device) if captured else None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.arena_place: tuple[int, int] | None = None
-        self.scratch = 0
         # The first context of an engine starts in profile 0, others in none. What a change copies goes over the same
         # stream as the runs, so they need not wait for each other.
         if context.active_optimization_profile != profile and not context.set_optimization_profile_async(
@@ -61,7 +68,7 @@ class Context:
         """Set the inputs' shapes; the shape of `output`.
 
         Raises:
-            BackendError: TensorRT refuses the shapes.
+            BackendError: TensorRT refuses the shapes or the scratch memory.
             CudaError: there is no memory for the activations.
         """
         context = self.context
@@ -72,15 +79,29 @@ class Context:
                     raise self.package.failure(f"taking {name} of the shape {list(shape)} for {self.name}")
             if missing := context.infer_shapes():
                 raise BackendError(f"{self.name} lacks the shapes of {', '.join(missing)}")
-            # 0 is an error or nothing needed; what suffices for every shape is known.
-            self.scratch = context.update_device_memory_size_for_shapes() or self.largest
-            self.arena_place = None
             self.shapes = dict(shapes)
-        self.arena.reserve(self.scratch)
-        if self.arena_place != (self.arena.address, self.arena.size):
-            context.set_device_memory(self.arena.address, self.arena.size)
-            self.arena_place = (self.arena.address, self.arena.size)
-        return tuple(context.get_tensor_shape(output))
+        self._give_scratch()
+        made = tuple(context.get_tensor_shape(output))
+        if any(size < 0 for size in made):  # unknown to TensorRT, which promises it for none of our graphs
+            raise self.package.failure(f"finding the shape of {output} of {self.name}")
+        return made
+
+    def _give_scratch(self) -> None:
+        """Tell the context where its scratch memory is, if that has changed. One that needs none is told nothing."""
+        arena, log = self.arena, self.package.log
+        while self.needed:
+            arena.reserve(self.needed)
+            if self.arena_place == (arena.address, arena.size):
+                return
+            self.arena_place = None
+            log.last_error = ""
+            self.context.set_device_memory(arena.address, arena.size)
+            if not log.last_error:
+                self.arena_place = (arena.address, arena.size)
+            elif self.needed < self.most:
+                self.needed = self.most
+            else:
+                raise self.package.failure(f"giving {self.name} {arena.size} bytes of scratch memory")
 
     def place(self, addresses: dict[str, int]) -> None:
         """Set where inputs and output lie on the device."""
@@ -93,20 +114,21 @@ class Context:
 
     def run(self) -> None:
         """Start the engine on the stream."""
-        if self.captures is None:
+        if self.capture is None:
             done = self._enqueue()
         else:
-            shapes = tuple(sorted(self.shapes.items()))
-            places = (tuple(sorted(self.addresses.items())), self.arena_place)
-            done = self.captures.run(shapes, places, self._enqueue)
+            shapes, addresses = tuple(sorted(self.shapes.items())), tuple(sorted(self.addresses.items()))
+            done = self.capture.run((shapes, addresses, self.arena_place), self._enqueue)
         if not done:
             raise self.package.failure(f"running {self.name}")
 
     def drop(self) -> None:
         """Free the context and what was captured in it."""
-        if self.captures is not None:
-            self.captures.clear()
-        self.context = None
+        try:
+            if self.capture is not None:
+                self.capture.clear()
+        finally:
+            self.context = None
 
     def _enqueue(self) -> bool:
         return bool(self.context.execute_async_v3(self.device.stream))

@@ -4,12 +4,14 @@ The functions of `cudart`, which is the module ``cuda.bindings.runtime``, return
 results. Every one goes through `checked`.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
 
-from runtime.errors import BackendError
+from runtime.errors import BackendError, ClosedError
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,31 @@ def error_text(cudart: Any, error: Any) -> str:
     return text.decode() if status == cudart.cudaError_t.cudaSuccess else f"error {int(error)}"
 
 
+def driver_problem(cudart: Any) -> str:
+    """What is wrong with the NVIDIA driver, and what to do; "" if it serves.
+
+    CUDA calls a missing driver and an old one the same, "driver version is insufficient". Without a driver
+    cudaDriverGetVersion gives 0 (its docstring in cuda-bindings 13).
+    """
+    status, driver = cudart.cudaDriverGetVersion()
+    if status == cudart.cudaError_t.cudaSuccess and not driver:
+        return "no NVIDIA driver is installed"
+    if cudart.cudaGetDeviceCount()[0] == cudart.cudaError_t.cudaErrorInsufficientDriver:
+        return f"the NVIDIA driver, for CUDA {cuda_version(driver)}, is too old; update it"
+    return ""
+
+
+def cuda_version(number: int) -> str:
+    """13.1 for CUDA's 13010."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def find_gpu(cudart: Any, index: int) -> Gpu:
     """The device with this index; NoGpuError says why there is none."""
     status, count = cudart.cudaGetDeviceCount()
     if status != cudart.cudaError_t.cudaSuccess or not count:
-        reason = error_text(cudart, status) if status != cudart.cudaError_t.cudaSuccess else "it counts no device"
-        raise NoGpuError(f"this machine has no NVIDIA GPU that CUDA can use ({reason})")
+        said = error_text(cudart, status) if status != cudart.cudaError_t.cudaSuccess else "it counts no device"
+        raise NoGpuError(f"this machine has no NVIDIA GPU that CUDA can use ({driver_problem(cudart) or said})")
     if index >= count:
         raise NoGpuError(f"this machine has {count} CUDA device{'s' * (count > 1)}, and there is no cuda:{index}")
     try:
@@ -85,10 +106,16 @@ def find_gpu(cudart: Any, index: int) -> Gpu:
 
 
 class Device:
-    """One CUDA device and the one stream that all work goes through. All sizes are bytes, all addresses integers."""
+    """One CUDA device and the one stream that all work goes through. All sizes are bytes, all addresses integers.
+
+    Engines, buffers and scratch memory of a device are shared by all its graphs, so a thread holds `lock` from filling
+    the inputs of a call until its result has been read.
+    """
 
     def __init__(self, cudart: Any, index: int) -> None:
         self.cudart, self.index = cudart, index
+        self.lock = threading.RLock()  # freeing may begin anywhere, also in a thread that holds it
+        self.closed = False
         self._call("choosing the device", cudart.cudaSetDevice(index))
         # TensorRT synchronises needlessly on the default stream.
         self._stream = self._call("making a stream", cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
@@ -99,8 +126,20 @@ class Device:
         return int(self._stream)
 
     def activate(self) -> None:
-        """Make this the calling thread's device; threads start with device 0."""
+        """Make this the calling thread's device; threads start with device 0. ClosedError after `close`."""
+        if self.closed:
+            raise ClosedError("the pipeline was closed; load the bundle again")
         self._call("choosing the device", self.cudart.cudaSetDevice(self.index))
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this the calling thread's device for a while; what frees memory may run in any thread."""
+        before = self._call("asking for the device", self.cudart.cudaGetDevice())
+        self.activate()
+        try:
+            yield
+        finally:
+            self.cudart.cudaSetDevice(before)
 
     def free_bytes(self) -> int:
         """Device memory that nobody has taken."""
@@ -145,22 +184,40 @@ class Device:
         """Wait for everything that was started; errors of kernels are raised here."""
         self._call("running", self.cudart.cudaStreamSynchronize(self._stream))
 
+    def synchronize_null_stream(self) -> None:
+        """Wait for what was put on the NULL stream, which this one, made with cudaStreamNonBlocking, does not wait for.
+
+        Not for the whole device: that would break what another pipeline is capturing on it.
+        """
+        self._call("loading", self.cudart.cudaStreamSynchronize(0))
+
+    @contextmanager
+    def idle_after_failure(self) -> Iterator[None]:
+        """Wait for what was started before a failure: the next call fills the same buffers, or frees them."""
+        try:
+            yield
+        except BaseException:
+            self.cudart.cudaStreamSynchronize(self._stream)  # whose own failure would hide the first
+            raise
+
     def capture(self, enqueue: Callable[[], bool]) -> Any | None:
-        """Record what `enqueue` puts on the stream; None if that cannot be recorded."""
-        cudart = self.cudart
+        """Record what `enqueue` puts on the stream; None if that cannot be recorded. Nothing is left of a failure."""
+        cudart, success = self.cudart, self.cudart.cudaError_t.cudaSuccess
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("starting a capture", cudart.cudaStreamBeginCapture(self._stream, mode))
-        done = False
+        done, graph, executable = False, None, None
         try:
-            done = enqueue()
+            try:
+                done = enqueue()
+            finally:
+                # A capture must be ended even when it went wrong, else the stream stays unusable.
+                status, graph = cudart.cudaStreamEndCapture(self._stream)
+            if done and status == success:
+                status, executable = cudart.cudaGraphInstantiate(graph, 0)
         finally:
-            # A capture must be ended even when it went wrong, else the stream stays unusable.
-            status, graph = cudart.cudaStreamEndCapture(self._stream)
-        if not done or status != cudart.cudaError_t.cudaSuccess:
-            return None
-        status, executable = cudart.cudaGraphInstantiate(graph, 0)
-        self._call("freeing a graph", cudart.cudaGraphDestroy(graph))
-        return executable if status == cudart.cudaError_t.cudaSuccess else None
+            if graph is not None and int(graph):  # an invalidated capture gives none
+                cudart.cudaGraphDestroy(graph)
+        return executable if status == success else None
 
     def launch(self, executable: Any) -> None:
         """Start what was captured."""
@@ -171,7 +228,8 @@ class Device:
         self._call("freeing a graph", self.cudart.cudaGraphExecDestroy(executable))
 
     def close(self) -> None:
-        """Free the stream."""
+        """Free the stream; nothing more can be run."""
+        self.closed = True
         self._call("freeing the stream", self.cudart.cudaStreamDestroy(self._stream))
 
     def _call(self, action: str, result: tuple[Any, ...]) -> Any:

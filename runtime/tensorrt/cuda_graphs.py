@@ -1,4 +1,4 @@
-"""CUDA graphs of an engine, one for each set of shapes: launching one is a single call instead of one per kernel."""
+"""The CUDA graph of an execution context: launching it is a single call instead of one per kernel."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -6,40 +6,50 @@ from typing import Any
 from runtime.tensorrt.cuda import Device
 
 
-class Captures:
-    """What was captured, and what could not be.
+class Capture:
+    """The one graph of a context, for the shapes and addresses that it was captured with.
 
-    A graph holds the addresses that it was captured with. The first run of new shapes is not captured: TensorRT
-    prepares itself in it, and stages that run once for a picture would pay for a graph that is never launched again.
+    NVIDIA's rules (TensorRT's guide, "CUDA Graphs"; NVIDIA/TensorRT issue 3798): a graph holds the shapes and the
+    addresses of tensors and scratch memory; a change of shapes changes the context's own state, so that graphs from
+    before must not be launched any more, whatever shapes come back; after a change the context is enqueued once
+    without a capture, for updates that it has put off; and a context has one graph.
     """
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.addresses: Hashable = None
-        self.graphs: dict[Hashable, Any | None] = {}
-        """By shapes; None where capturing is impossible."""
-        self.seen: set[Hashable] = set()
+        self.state: Hashable = None
+        """What the context was set to in the last run."""
+        self.graph: Any | None = None
+        self.refused = False
+        """The work in this state cannot be captured."""
 
-    def run(self, shapes: Hashable, addresses: Hashable, enqueue: Callable[[], bool]) -> bool:
-        """Put the engine's work on the stream, by `enqueue` or by launching what it once put there.
+    def run(self, state: Hashable, enqueue: Callable[[], bool]) -> bool:
+        """Put the context's work on the stream, by `enqueue` or by launching what it once put there.
 
-        Returns what `enqueue` does: whether it succeeded.
+        Args:
+            state: shapes and addresses that the context is set to.
+            enqueue: TensorRT's own call.
+
+        Returns:
+            What `enqueue` does: whether it succeeded.
         """
-        if addresses != self.addresses:
+        if state != self.state:
             self.clear()
-            self.addresses = addresses
-        if shapes in self.seen and shapes not in self.graphs:
-            self.graphs[shapes] = self.device.capture(enqueue)
-        self.seen.add(shapes)
-        graph = self.graphs.get(shapes)
-        if graph is None:
+            done = enqueue()
+            # Only now: a run that failed has not brought the context up to date.
+            self.state = state if done else None
+            return done
+        if self.graph is None and not self.refused:
+            self.graph = self.device.capture(enqueue)
+            self.refused = self.graph is None
+        if self.graph is None:
             return enqueue()
-        self.device.launch(graph)
+        self.device.launch(self.graph)
         return True
 
     def clear(self) -> None:
-        """Free all graphs."""
-        graphs, self.graphs, self.seen = self.graphs, {}, set()
-        for graph in graphs.values():
-            if graph is not None:
-                self.device.discard(graph)
+        """Free the graph."""
+        graph, self.graph = self.graph, None
+        self.state, self.refused = None, False
+        if graph is not None:
+            self.device.discard(graph)

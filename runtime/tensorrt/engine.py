@@ -1,9 +1,17 @@
 """One stage's plan as TensorRT runs it: engine, weights, and a context for each profile that is used.
 
+Kernels for the shapes of a call are compiled before the call runs (`DynamicShapesKernelSpecializationStrategy.EAGER`).
+TensorRT-RTX's own choice is LAZY: a generic kernel runs until a better one has been compiled in the background, so
+that one seed gives different pixels, depending on when that ends. NONE would run the generic kernels for ever. With
+EAGER ("in a blocking fashion", says the enumeration's documentation) the first call of a new shape waits for the
+compiler, once: the kernels are kept in a file. And no thread is left compiling, and logging into Python, when an engine
+is freed.
+
 Objects of TensorRT are called what they are: `engine`, `context`, `config`, `runtime`; a test compares what is used of
 them with the package.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +20,7 @@ from runtime.errors import BackendError, BundleError
 from runtime.tensorrt.buffers import Arena
 from runtime.tensorrt.context import Context
 from runtime.tensorrt.cuda import Device
+from runtime.tensorrt.memory_plan import STREAMING_SCRATCH
 from runtime.tensorrt.package import TensorRT
 
 
@@ -79,6 +88,8 @@ class Engine:
         if self.engine is None:
             self._deserialize()
             self._configure()
+            # TensorRT does not know the stream of the runs yet; what it copied need not have arrived.
+            self.device.synchronize_null_stream()
             if len(self.spec.profiles) == 1:  # nothing to wait for: its kernels are compiled now, not in a call
                 self.context(0)
         if self.defer:
@@ -92,23 +103,29 @@ class Engine:
 
     def unload(self) -> None:
         """Take the weights off the device. What a failed load left is taken away as well."""
-        if self.engine is None:
-            return
-        if self.defer and (self.contexts or self.engine.weights_loaded):
+        if self.defer and self.engine is not None and (self.contexts or self.engine.weights_loaded):
+            # A call that failed half-way may still be running; weights must not go meanwhile (`unload_weights`).
+            self.device.synchronize()
             if self.engine.weights_loaded and not self.engine.unload_weights():
-                raise self.package.failure(f"unloading the weights of {self.name}")
+                failure = self.package.failure(f"unloading the weights of {self.name}")
+                self.drop()  # which frees them too
+                raise failure
         else:
             self.drop()
 
     def drop(self) -> None:
-        """Free everything, the contexts before their engine."""
+        """Free everything, the contexts before their engine. Everything is tried, whatever fails."""
         contexts, self.contexts = self.contexts, {}
-        for one in contexts.values():
-            one.drop()
+        with ExitStack() as steps:  # the last one first
+            if self.reader is not None:
+                steps.callback(self.reader.file.close)
+            steps.callback(self._forget)
+            for one in contexts.values():
+                steps.callback(one.drop)
+
+    def _forget(self) -> None:
         self.config = None
         self.engine = None
-        if self.reader is not None:
-            self.reader.file.close()
         self.reader = None
 
     def context(self, profile: int) -> Context:
@@ -126,7 +143,8 @@ class Engine:
                 self.name,
                 made,
                 profile=profile,
-                largest=engine.get_device_memory_size_for_profile_v2(profile),
+                needed=engine.get_device_memory_size_for_profile_v2(profile),
+                most=engine.device_memory_size_v2,
                 captured=self.cuda_graphs and not self.package.rtx and self.budget is None,
             )
         return self.contexts[profile]
@@ -143,18 +161,39 @@ class Engine:
         self.engine = engine
         self._check_tensors(engine)
         if self.budget is not None:
-            # Before the first context. What cannot be streamed is on the device beside TensorRT's budget.
-            streamable = engine.streamable_weights_size
-            fixed = max(0, self.plan.stat().st_size - streamable)
-            engine.weight_streaming_budget_v2 = min(max(0, self.budget - fixed), streamable)
+            self._stream_weights(engine, self.budget)
+
+    def _stream_weights(self, engine: Any, budget: int) -> None:
+        """Keep `budget` bytes of weights on the device, less if the copies of the others need more than was planned.
+
+        Before the first context. What cannot be streamed is on the device beside TensorRT's own budget. The copies'
+        memory depends on the budget (`weight_streaming_scratch_memory_size`); it is a part of the scratch memory.
+        """
+        streamable = engine.streamable_weights_size
+        fixed = max(0, self.plan.stat().st_size - streamable)
+        wanted = min(max(0, budget - fixed), streamable)
+        self._set_budget(engine, wanted)
+        more = engine.weight_streaming_scratch_memory_size - STREAMING_SCRATCH
+        if more > 0:
+            self._set_budget(engine, max(0, wanted - more))
+
+    def _set_budget(self, engine: Any, wanted: int) -> None:
+        """The bindings return nothing when they set it; so it is read back."""
+        engine.weight_streaming_budget_v2 = wanted
+        if (found := engine.weight_streaming_budget_v2) != wanted:
+            raise self.package.failure(f"keeping {wanted} bytes of the weights of {self.name} (it keeps {found})")
 
     def _configure(self) -> None:
         trt, engine = self.package.trt, self.engine
         config = engine.create_runtime_config()
+        if config is None:
+            raise self.package.failure(f"configuring {self.name}")
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self.package.rtx:
             strategies = trt.CudaGraphStrategy
             config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self.cuda_graphs else strategies.DISABLED
+            kernels = trt.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
             if self.kernels is not None:
                 self.kernels.attach(config)
         # The contexts need their configuration as long as they live.

@@ -14,7 +14,11 @@ from runtime.tensorrt.residency import Residency
 
 
 class EngineGraph:
-    """Arrays in pinned memory, to the device, through the engine, and back. Not for several threads at a time."""
+    """Arrays in pinned memory, to the device, through the engine, and back.
+
+    Threads may call the graphs of a device; they take turns, one call at a time. TensorRT's contexts, the buffers and
+    the scratch memory are for one thread at a time ("Thread Safety" in TensorRT's guide).
+    """
 
     def __init__(self, name: str, spec: EngineSpec, engine: Engine, residency: Residency, device: Device) -> None:
         self.name, self.spec, self.engine, self.residency, self.device = name, spec, engine, residency, device
@@ -27,19 +31,21 @@ class EngineGraph:
         Raises:
             ValueError: the arrays are not what the engine takes.
             BackendError: TensorRT or CUDA failed.
+            ClosedError: the pipeline of the graph was closed.
         """
         check_feeds(self.name, self.spec.inputs, feeds)
         sizes = named_sizes(self.name, self.spec, feeds)
         profile = self._profile(sizes)
-        self.device.activate()
-        self.residency.require(self.name)
-        batch = self.spec.outputs[0].shape[0]
-        if not isinstance(batch, str):
-            return self._run(feeds, feeds, profile)
-        limits = self.spec.profiles[profile].sizes.get(batch)
-        most = limits.maximum if limits else sizes[batch]
-        parts = [self._run(part, feeds, profile) for part in self._parts(feeds, batch, sizes[batch], most)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        package = self.engine.package
+        with self.device.lock:
+            self.device.activate()
+            with package.calling():
+                self.residency.require(self.name)
+            results = []
+            for part in self._parts(feeds, sizes, profile):
+                with package.calling(), self.device.idle_after_failure():
+                    results.append(self._run(part, feeds, profile))
+        return results[0] if len(results) == 1 else np.concatenate(results)
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
@@ -59,9 +65,13 @@ class EngineGraph:
         return profile
 
     def _parts(
-        self, feeds: dict[str, np.ndarray], batch: str, count: int, most: int
+        self, feeds: dict[str, np.ndarray], sizes: dict[str, int], profile: int
     ) -> Iterator[dict[str, np.ndarray]]:
         """Feeds for as many pictures at a time as the engine takes."""
+        batch = self.spec.outputs[0].shape[0]
+        limits = self.spec.profiles[profile].sizes.get(batch) if isinstance(batch, str) else None
+        count = sizes[batch] if isinstance(batch, str) else 1
+        most = limits.maximum if limits else count
         if count <= most:
             yield feeds
             return

@@ -4,6 +4,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from runtime.bundle.graph_specs import EngineSet
@@ -17,6 +18,7 @@ from runtime.tensorrt.engine_graph import EngineGraph
 from runtime.tensorrt.kernel_cache import KernelCache, cache_name
 from runtime.tensorrt.memory_plan import MemoryPlan
 from runtime.tensorrt.residency import Residency
+from runtime.tensorrt.validity import check_plan
 from runtime.user_cache import cache_directory
 
 
@@ -53,7 +55,7 @@ def open_engines(
     gpu = cuda.find_gpu(cudart, index)  # which makes it the current device, for TensorRT as well
     package = trt.TensorRT(engines.backend, trt.load_package(engines.backend))
     for stage in stages:
-        package.check_plan(directory / engines.graphs[stage].plan)
+        check_plan(package, directory / engines.graphs[stage].plan, cuda.driver_problem(cudart))
     store = _kernel_store(kernels or cache_directory(), engines, files, gpu) if package.rtx else None
     device = cuda.Device(cudart, index)
     arena = Arena(device)
@@ -62,10 +64,11 @@ def open_engines(
     graphs = {stage: EngineGraph(stage, engines.graphs[stage], loaded[stage], residency, device) for stage in stages}
     buffers = [buffer for graph in graphs.values() for buffer in graph.buffers]
     # Every graph holds `residency`: it goes when the last graph goes. At the end of the process this runs too.
-    close = weakref.finalize(residency, _close, list(loaded.values()), arena, buffers, store, device)
+    close = weakref.finalize(residency, _close, list(loaded.values()), arena, buffers, store, device, package)
     if memory.level == "resident":
         try:
-            residency.require(stages[0])
+            with package.calling():
+                residency.require(stages[0])
         except BaseException:
             close()
             raise
@@ -121,18 +124,23 @@ def _close(
     buffers: Sequence[Buffer],
     store: KernelCache | None,
     device: cuda.Device,
+    package: trt.TensorRT,
 ) -> None:
-    """Free everything, contexts and engines before the memory that they use; keep the compiled kernels."""
-    try:
-        device.activate()
-        if store is not None:
-            store.store()
-        for engine in engines:
-            engine.drop()
-        arena.release()
-        for buffer in buffers:
-            buffer.release()
-        device.close()
-    except cuda.CudaError as error:
+    """Free everything, contexts and engines before the memory that they use; keep the compiled kernels.
+
+    Waits for a call of another thread. Each thing is freed whatever happened to those before it. The calling thread,
+    which may be any, has the same current device afterwards.
+    """
+    steps: list[Callable[[], object]] = [] if store is None else [store.store]
+    steps += [engine.drop for engine in engines]
+    steps += [arena.release, *(buffer.release for buffer in buffers), device.close]
+    failures: list[str] = []
+    with device.lock, package.calling(), ExitStack() as current:
+        for step in (lambda: current.enter_context(device.current()), *steps):
+            try:
+                step()
+            except (OSError, RuntimeError) as error:
+                failures.append(str(error))  # not the error, which holds the engines
+    if failures:
         # After a kernel has crashed nothing works any more; what went wrong has been reported then.
-        logging.getLogger(__name__).warning("device memory was not freed: %s", error)
+        logging.getLogger(__name__).warning("device memory was not freed: %s", failures[0])

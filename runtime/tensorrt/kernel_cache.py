@@ -17,6 +17,8 @@ from runtime.bundle.graph_specs import EngineSet
 from runtime.bundle.manifest import FileSpec
 from runtime.tensorrt.cuda import Gpu
 
+_log = logging.getLogger(__name__)
+
 
 def cache_name(engines: EngineSet, files: Mapping[str, FileSpec], gpu: Gpu) -> str:
     """File name with everything that makes kernels useless when it changes."""
@@ -41,23 +43,31 @@ class KernelCache:
             self.cache = config.create_runtime_cache()
             try:
                 self.stored = b"" if self.file is None else self.file.read_bytes()
-            except OSError:
+            except FileNotFoundError:  # the first start
+                self.stored = b""
+            except OSError as error:
+                _log.warning("cannot read %s: %s; its kernels are compiled again", self.file, str(error))
                 self.stored = b""
             if self.stored and not self.cache.deserialize(self.stored):
                 self.stored = b""
-        config.set_runtime_cache(self.cache)
+        if not config.set_runtime_cache(self.cache):
+            _log.warning("TensorRT-RTX takes no cache of compiled kernels; every start compiles them again")
 
     def store(self) -> None:
         """Write the file if there is something new; when that fails, log it: everything works without."""
         if self.cache is None or self.file is None:
             return
-        content = bytes(self.cache.serialize())
+        serialized = self.cache.serialize()
+        if serialized is None:  # as any call of TensorRT that fails
+            _log.warning("cannot keep compiled kernels in %s: TensorRT-RTX gives none", self.file)
+            return
+        content = bytes(serialized)
         if not content or content == self.stored:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.file, content)
         except OSError as error:
-            logging.getLogger(__name__).warning("cannot keep compiled kernels in %s: %s", self.file, error)
+            _log.warning("cannot keep compiled kernels in %s: %s", self.file, str(error))
         else:
             self.stored = content

@@ -26,10 +26,18 @@ MEMORY = ("auto", "resident", "staged")
 STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"), ("vae_encoder", "vae_decoder"), tuple(TILE_GRAPHS.values()))
 """Stages that run together. No picture needs both of the last two: its VAE runs on the whole or on tiles."""
 OVERHEAD = 512 << 20
-"""Bytes for compiled kernels, CUDA's own structures and the tensors between engines. An allowance, not measured."""
+"""Bytes for compiled kernels, CUDA's own structures, a CUDA graph for each context, and the tensors between engines. An
+allowance, not measured."""
 STREAMED_SHARE = 0.25
 """Of an engine's weights, at least this much stays on the device when it streams the others: not every weight can be
-streamed, and the copies under way need room. An allowance, not measured."""
+streamed. An allowance, not measured."""
+STREAMING_SCRATCH = 512 << 20
+"""Bytes for the copies of an engine that streams weights: twice the largest product of the released float8 model. An
+allowance: TensorRT tells the number (`weight_streaming_scratch_memory_size`) for a loaded engine only. One that needs
+more keeps that much less of its weights on the device."""
+MARGIN = 256 << 20
+"""Bytes that streaming, which takes all the room that there is, leaves free: for what other programs take while the
+engines load. An allowance."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,15 @@ def _whole(
 def _streamed(
     steps: tuple[tuple[str, ...], ...], weights: dict[str, int], scratch: dict[str, int], free: int
 ) -> MemoryPlan:
-    """Of groups that do not fit whole, the same share of every engine's weights on the device."""
+    """Of groups that do not fit whole, the same share of every engine's weights on the device.
+
+    Such groups need room for the copies as well, and leave a margin; both count as needed.
+    """
     needed, budgets = 0, []
     for group in steps:
         total, room = sum(weights[stage] for stage in group), max(scratch[stage] for stage in group) + OVERHEAD
         if total + room > free:
+            room += STREAMING_SCRATCH + MARGIN
             share = max(STREAMED_SHARE, (free - room) / total)
             parts = [(stage, int(share * weights[stage])) for stage in group]
             budgets += parts
@@ -135,8 +147,9 @@ def _refusal(engines: EngineSet, plans: Sequence[MemoryPlan], free: int, wanted:
     levels = ", ".join(f"{_gb(plan.needed)} {plan.level}" for plan in plans)
     text = f"the {engines.label} need {levels}, and {_gb(free)} of device memory are free"
     if wanted == "resident":
-        return f"{text}; choose --memory staged or auto"
-    return f"{text}; close other programs that use the GPU, or build them for smaller pictures (--max-size)"
+        return f"{text}; choose --memory staged or auto, or close other programs that use the GPU"
+    streaming = "" if engines.weight_streaming else " or with --weight-streaming"
+    return f"{text}; close other programs that use the GPU, or build them for smaller pictures (--max-size){streaming}"
 
 
 def _gb(size: int) -> str:

@@ -8,11 +8,14 @@ called `trt` throughout.
 import io
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from runtime.errors import BackendError, BundleError
+from runtime.errors import BackendError, Ideogram4Error
+from runtime.tensorrt.callbacks import Callbacks
 
 TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 CHUNK = 64 << 20
@@ -45,13 +48,30 @@ class TensorRT:
     def __init__(self, backend: str, trt: Any) -> None:
         self.backend, self.trt = backend, trt
         self.title = f"{TITLES[backend]} {trt.__version__}"
+        self.callbacks = Callbacks()
         # The logger must outlive the runtime, which does not hold it.
-        self.log = _log(trt)
+        self.log = _log(trt, self.callbacks)
         self.runtime = trt.Runtime(self.log)
 
     @property
     def rtx(self) -> bool:
         return self.backend == "rtx"
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Put around everything that calls TensorRT: signals and what callbacks raise come out at its end.
+
+        Raises:
+            BackendError: TensorRT's bindings raised RuntimeError, as they do where a call has no result to return.
+        """
+        self.log.last_error = ""
+        with self.callbacks.delivered():
+            try:
+                yield
+            except Ideogram4Error:
+                raise
+            except RuntimeError as error:
+                raise BackendError(f"{self.title} failed: {error}") from error
 
     def failure(self, action: str) -> BackendError:
         """An error with TensorRT's own last error message."""
@@ -61,27 +81,11 @@ class TensorRT:
 
     def open_plan(self, file: Path) -> Any:
         """An IStreamReaderV2 that reads a plan; its `problem` is what the file system said, its `file` to be closed."""
-        return _plan_reader(self.trt, file)
-
-    def check_plan(self, file: Path) -> None:
-        """Raise BundleError if the plan's header says that it cannot run here. Only TensorRT-RTX can tell."""
-        if not self.rtx:
-            return
-        trt, runtime = self.trt, self.runtime
-        with file.open("rb") as stream:
-            header = stream.read(runtime.engine_header_size)
-        validity, found = runtime.get_engine_validity(header)
-        # How much memory there is was looked at before, with what streaming and staging save.
-        memory = trt.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY.value
-        if validity != trt.EngineValidity.INVALID or found == memory:
-            return
-        names = [name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if found & bit.value]
-        said = ", ".join(names).lower().replace("_", " ") or self.log.last_error or "it gave no reason"
-        raise BundleError(f"{self.title} cannot run the plan {file}: {said}; build the bundle's engines again")
+        return _plan_reader(self.trt, file, self.callbacks)
 
 
-def _plan_reader(trt: Any, plan: Path) -> Any:
-    """Reads a plan for TensorRT. Its methods must not raise: TensorRT calls them from where nothing may be raised."""
+def _plan_reader(trt: Any, plan: Path, callbacks: Callbacks) -> Any:
+    """Reads a plan for TensorRT: to its end, or to the first error or signal, after which there is nothing more."""
 
     class PlanReader(trt.IStreamReaderV2):  # type: ignore[misc]  # known only once the package is loaded
         def __init__(self) -> None:
@@ -89,13 +93,17 @@ def _plan_reader(trt: Any, plan: Path) -> Any:
             self.file: io.FileIO = plan.open("rb", buffering=0)
             self.problem: OSError | None = None
 
+        @callbacks.guarded(b"")
         def read(self, num_bytes: int, stream: int) -> bytes:
+            if callbacks.ending:
+                return b""
             try:
                 return self.file.read(min(num_bytes, CHUNK)) or b""
             except OSError as error:
                 self.problem = error
                 return b""
 
+        @callbacks.guarded(False)
         def seek(self, offset: int, where: Any) -> bool:
             try:
                 if where == trt.SeekPosition.END:  # offsets count backward, whatever their sign
@@ -110,8 +118,13 @@ def _plan_reader(trt: Any, plan: Path) -> Any:
     return PlanReader()
 
 
-def _log(trt: Any) -> Any:
-    """TensorRT's messages, all for debugging: the last error is kept for whoever raises it."""
+def _log(trt: Any, callbacks: Callbacks) -> Any:
+    """TensorRT's messages, all for debugging: the last error is kept for whoever raises it.
+
+    A logger of Python's waits for the interpreter's lock. That would be a deadlock if a thread of TensorRT's logged
+    while an object of TensorRT's is freed, which holds the lock; `runtime.tensorrt.engine` chooses a compilation that
+    leaves no such thread behind.
+    """
     logger = logging.getLogger(__name__)
 
     class Log(trt.ILogger):  # type: ignore[misc]  # known only once the package is loaded
@@ -119,6 +132,7 @@ def _log(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.last_error = ""
 
+        @callbacks.guarded()
         def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                 self.last_error = msg

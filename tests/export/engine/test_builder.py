@@ -66,6 +66,18 @@ def test_refused_graph_has_the_builders_reason(small_graph, tmp_path):
     assert not (tmp_path / "x.plan").exists()
 
 
+def test_what_progress_raises_ends_the_build(small_graph, tmp_path, capfd):
+    """The bindings would print it and build on."""
+    onnx, shapes = small_graph
+
+    def progress(phase, step, steps):
+        raise LookupError(f"no bar for {phase}")
+
+    with pytest.raises(LookupError, match="no bar for "):
+        build_plan(onnx, tmp_path / "x.plan", "rtx", ("sm89",), [shapes], progress)
+    assert not (tmp_path / "x.plan").exists() and "Exception caught" not in capfd.readouterr().err
+
+
 def test_interrupt_inside_the_builder(wide, tmp_path):
     """Two seconds into an engine's build. Python must not end before the builder has, which would abort the process."""
     command = [

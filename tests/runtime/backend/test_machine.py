@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from support.engines.bundles import TOY
 from support.engines.fake_cuda import FakeCudart
 from support.engines.fake_tensorrt import FakeTensorRT
@@ -36,6 +37,18 @@ def test_cuda_bindings_are_not_installed(monkeypatch):
     assert machine.gpu is None
     assert machine.no_gpu.startswith("cuda-bindings cannot be imported (")
     assert machine.no_gpu.endswith("; install the extra 'rtx' (GeForce and RTX cards) or 'tensorrt'")
+
+
+@pytest.mark.parametrize(
+    ("driver", "problem"),
+    [(0, "no NVIDIA driver is installed"), (12080, "the NVIDIA driver, for CUDA 12.8, is too old; update it")],
+)
+def test_what_is_wrong_with_the_driver(monkeypatch, driver, problem):
+    """CUDA says the same of both: "CUDA driver version is insufficient for CUDA runtime version"."""
+    cudart = FakeCudart()
+    cudart.driver = driver
+    monkeypatch.setattr(cuda, "load_cudart", lambda: cudart)
+    assert look(0, ["rtx"]).no_gpu == f"this machine has no NVIDIA GPU that CUDA can use ({problem})"
 
 
 def test_no_gpu_and_no_such_gpu(monkeypatch):

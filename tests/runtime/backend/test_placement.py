@@ -13,6 +13,7 @@ from runtime.backend import opening as backend
 from runtime.backend.machine import Machine
 from runtime.backend.placement import parse_devices, place, together
 from runtime.cli.main import main
+from runtime.errors import BackendError
 from runtime.tensorrt.cuda import Gpu
 from runtime.tensorrt.memory_plan import OVERHEAD
 
@@ -110,10 +111,6 @@ def test_two_kinds_of_cards_get_their_own_engines(gpus):
         ([("sm89", 40 * GB), ("sm75", 40 * GB)], "cuda:1: the GPU card 1 is sm75, and the .* are for sm89; build them"),
         ([("sm75", 40 * GB), ("sm89", 40 * GB)], "cuda:0: the GPU card 0 is sm75, and the .* are for sm89; build them"),
         ([("sm89", 40 * GB)], "cuda:1: this machine has 1 CUDA devices, and there is no cuda:1"),
-        (
-            [("sm89", 40 * GB), ("sm89", 5 * GB)],
-            r"cuda:1: the rtx engines for sm89 need .* 5.0 GB of device memory are",
-        ),
     ],
 )
 def test_a_device_that_cannot(gpus, found, message):
@@ -126,6 +123,15 @@ def test_a_device_that_cannot(gpus, found, message):
     chosen = together(backend.choose_placed(manifest(SETS[0]), placed), placed, TWO)
     assert (chosen.backend, chosen.engines) == ("ort", None)
     assert re.match(message.replace(", and the .* are for sm89; build them", ""), chosen.reason)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "rtx"])
+def test_a_device_that_lacks_memory(gpus, wanted):
+    """Nothing moves to the CPU for that, on either device."""
+    gpus(("sm89", 40 * GB), ("sm89", 5 * GB))
+    message = r"cuda:1: the rtx engines for sm89 need .* 5.0 GB of device memory are free; close other programs .* ort"
+    with pytest.raises(BackendError, match=message):
+        backend.choose_placed(manifest(SETS[0]), place(STAGES, TWO), wanted)
 
 
 class Meeting:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.engines.demo import EngineBundle
-from support.engines.fake_tensorrt import CudaGraphStrategy
+from support.engines.fake_enums import CudaGraphStrategy
 from support.tampering import Tampered
 
 from runtime.bundle.manifest import read_manifest

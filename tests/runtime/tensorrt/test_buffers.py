@@ -5,6 +5,7 @@ import pytest
 from support.engines.box import constant, feeds, wanted
 from support.engines.bundles import TOY_WEIGHTS
 
+from runtime.errors import BackendError
 from runtime.tensorrt.cuda import CudaError
 
 
@@ -63,18 +64,36 @@ def test_a_grown_arena_is_told_to_every_engine(box):
     assert np.array_equal(graphs["dit_cond"](**small), wanted(small))
 
 
-def test_an_unknown_need_is_met_with_what_always_suffices(box):
-    """TensorRT answers 0 for an error and for nothing needed."""
-    box.trt.scratch_per_row = 0
+def test_scratch_memory_suffices_for_every_shape_of_the_profile(box):
+    """As `set_device_memory` wants it: the fake refuses less. It is set once, whatever shapes come."""
+    graph = box.open()["dit_cond"]
+    for tokens in (1, 6, 4):
+        graph(**feeds(tokens=tokens))
+    (given,) = (entry for context in box.trt.contexts for entry in context.history if entry[0] == "scratch")
+    assert given[2] == 4096
+
+
+def test_an_engine_without_scratch_memory_is_given_none(box):
+    box.trt.scratch = 0
     values = feeds()
     assert np.array_equal(box.open()["dit_cond"](**values), wanted(values))
-    assert 4096 in [size for call, size in box.cudart.calls if call == "malloc"]
+    assert not [entry for context in box.trt.contexts for entry in context.history if entry[0] == "scratch"]
+
+
+def test_scratch_memory_that_is_refused(box):
+    """`set_device_memory` returns nothing; only the log says that it kept what it had."""
+    graph = box.open()["dit_cond"]
+    box.trt.refused = {"scratch"}
+    with pytest.raises(
+        BackendError, match=r"failed giving dit_cond 4096 bytes of scratch memory: 4096 bytes at \d+ are not the"
+    ):
+        graph(**feeds())
 
 
 def test_no_room_for_the_activations(box):
+    box.trt.scratch = 4 * 10**7
     graph = box.open()["dit_cond"]
-    box.trt.scratch_per_row = 10**6
     with pytest.raises(
-        CudaError, match=r"out of device memory: 0.03 GB were wanted and 0.00 GB are free; .*--memory staged"
+        CudaError, match=r"out of device memory: 0.04 GB were wanted and 0.00 GB are free; .*--memory staged"
     ):
         graph(**feeds())

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+from support.engines.box import feeds, wanted
 from support.engines.bundles import TOY
-from support.engines.fake_tensorrt import EngineValidity
+from support.engines.fake_enums import EngineValidity
 
-from runtime.errors import BundleError
+from runtime.errors import BackendError, BundleError
 from runtime.tensorrt import package as trt
 
 
@@ -19,21 +21,61 @@ def test_a_plan_that_tensorrt_refuses(box):
         box.open()
 
 
+REBUILD = "build the bundle's engines again"
+
+
 @pytest.mark.parametrize(
-    ("found", "words"),
-    [(1, "version mismatch"), (2, "unsupported cc"), (3, "version mismatch, unsupported cc"), (0, "gave no reason")],
+    ("found", "kind", "words"),
+    [
+        (1, BundleError, f"built by another version; install that version, or {REBUILD}$"),
+        (2, BundleError, f"built for other GPUs; {REBUILD}, for this GPU$"),
+        (3, BundleError, f"another version, it was built for other GPUs; install that version, or {REBUILD}$"),
+        (4, BackendError, "the NVIDIA driver is too old for it; update the driver$"),
+        (8, BackendError, "the CUDA runtime is too old for it; install the extra 'rtx' again$"),
+        (20, BackendError, "the NVIDIA driver is too old for it; update the driver$"),
+        (32, BundleError, f"it is no plan of TensorRT-RTX, or it is damaged; {REBUILD}$"),
+        (
+            64,
+            BackendError,
+            "the NVIDIA driver or the CUDA runtime is not installed properly; install the driver again$",
+        ),
+        (0, BackendError, "it gave no reason$"),
+    ],
 )
-def test_a_plan_that_cannot_run_here(box, found, words):
-    """Seen in the plan's header, before anything is loaded."""
+def test_a_plan_that_cannot_run_here(box, found, kind, words):
+    """Seen in the plan's header, before anything is loaded; building again is advised only where it helps."""
     box.trt.validity = (EngineValidity.INVALID, found)
-    with pytest.raises(BundleError, match=rf"cannot run the plan .*: .*{words}; build the bundle's engines again"):
+    with pytest.raises(kind, match=rf"TensorRT-RTX .* cannot run the plan .*text_encoder.plan: .*{words}"):
         box.open()
     assert not box.trt.loads and not box.cudart.allocated
 
 
-def test_memory_was_planned_and_is_no_reason(box):
-    box.trt.validity = (EngineValidity.INVALID, 16)
+@pytest.mark.parametrize("validity", [(EngineValidity.INVALID, 16), (EngineValidity.SUBOPTIMAL, 0)])
+def test_no_reason_to_refuse(box, validity):
+    """Memory was planned, with what streaming and staging save."""
+    box.trt.validity = validity
     box.open()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("config", "failed configuring text_encoder"),
+        ("context", "failed preparing text_encoder: no context"),
+        ("address", "failed taking the address of input_ids for text_encoder: the address"),
+    ],
+)
+def test_calls_that_tensorrt_refuses(box, call, message):
+    """It returns None or False, and says why in its log."""
+    box.trt.refused = {call}
+    with pytest.raises(BackendError, match=message):
+        box.open()["text_encoder"](input_ids=np.array([[1]], np.int64))
+
+
+def test_copies_on_other_streams_are_waited_for(tensorrt_box):
+    """Of a loaded engine's weights; the fake fails when an engine runs before they have arrived."""
+    values = feeds()
+    assert np.array_equal(tensorrt_box.open()["dit_cond"](**values), wanted(values))
 
 
 def test_a_plan_with_other_tensors(box):
@@ -64,8 +106,8 @@ def test_a_plan_that_cannot_be_read(box, monkeypatch):
     broken = type("Broken", (), {"read": fail, "seek": lambda self, *a: 0, "close": lambda self: None})
     real = trt._plan_reader
 
-    def reader(module, plan):
-        made = real(module, plan)
+    def reader(module, plan, callbacks):
+        made = real(module, plan, callbacks)
         made.file.close()
         made.file = broken()
         return made

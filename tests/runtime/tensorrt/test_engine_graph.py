@@ -1,5 +1,6 @@
 """Calls of engines through the whole TensorRT backend, on the fakes: numbers, batches, and what is refused."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -113,3 +114,36 @@ def test_a_cuda_call_that_fails(box, monkeypatch):
     monkeypatch.setattr(box.cudart, "cudaStreamSynchronize", lambda stream: (cudaError_t.cudaErrorInvalidValue,))
     with pytest.raises(CudaError, match=r"CUDA failed running: cudaErrorInvalidValue"):
         graph(**feeds())
+
+
+def test_threads_take_turns(box, monkeypatch):
+    """While one waits for its result, another one's call must not fill the same buffers."""
+    graph = box.open()["dit_cond"]
+    mine, others = feeds(seed=1), feeds(seed=2)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(graph(**others)))
+    synchronize = box.cudart.cudaStreamSynchronize
+
+    def wait(stream):
+        if threading.current_thread() is not thread and not thread.is_alive() and not results:
+            thread.start()
+            thread.join(0.3)  # it ends, where nothing holds it back
+        return synchronize(stream)
+
+    monkeypatch.setattr(box.cudart, "cudaStreamSynchronize", wait)
+    first = graph(**mine)
+    thread.join()
+    assert np.array_equal(first, wanted(mine)) and np.array_equal(results[0], wanted(others))
+
+
+def test_closing_waits_for_a_call(box, monkeypatch):
+    graph = box.open()["dit_cond"]
+    thread = threading.Thread(target=box.close)
+    function = TOY["dit_cond"].function
+    monkeypatch.setattr(
+        TOY["dit_cond"], "function", lambda **values: (thread.start(), thread.join(0.3), function(**values))[2]
+    )
+    values = feeds()
+    assert np.array_equal(graph(**values), function(**values))
+    thread.join()
+    assert not box.cudart.allocated

@@ -1,6 +1,7 @@
 """The pipeline and ``trt-generate`` on engines that compute what the demo's graphs compute."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -94,6 +95,26 @@ def test_the_command_says_what_it_took_and_why(bundle, tmp_path, capsys):
     bundle.cudart.gpus = 0
     assert run(*arguments, bundle=bundle, output=output) == 0
     assert "on ort (cpu): this machine has no NVIDIA GPU that CUDA can use" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_an_error(bundle, tmp_path, capsys):
+    """Nothing runs on the CPU for that unless it is asked for."""
+    bundle.cudart.used = bundle.cudart.total - 10**6
+    arguments = ("--prompt", "x", "--steps", 1)
+    assert run(*arguments, bundle=bundle, output=tmp_path / "a.png") == 1
+    error = capsys.readouterr().err
+    assert "0.0 GB of device memory are free; close other programs that use the GPU" in error
+    assert error.endswith("; --backend ort runs it on any machine\n") and not bundle.trt.loads
+    assert run(*arguments, "--backend", "ort", bundle=bundle, output=tmp_path / "a.png") == 0
+
+
+def test_threads_may_share_a_pipeline(bundle):
+    """Each has its own pictures, as if it had been alone."""
+    with Pipeline.load(bundle.directory) as pipeline:
+        wanted = {seed: pipeline.generate("x", **FAST | {"seed": seed}).images for seed in range(4)}
+        with ThreadPoolExecutor(4) as threads:
+            made = list(threads.map(lambda seed: pipeline.generate("x", **FAST | {"seed": seed % 4}).images, range(12)))
+    assert all(np.array_equal(images, wanted[number % 4]) for number, images in enumerate(made))
 
 
 @pytest.mark.skipif(

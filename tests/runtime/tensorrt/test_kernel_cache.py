@@ -58,3 +58,30 @@ def test_without_a_cache_directory_nothing_is_kept(box, caplog, monkeypatch):
         assert box.trt.contexts[-1].config.cache is not None, "the engines share what they compile all the same"
         box.close()
     assert caplog.text.count("compiled kernels are not kept: there is no home directory; set XDG_CACHE_HOME") == 1
+
+
+def test_kernels_that_tensorrt_does_not_give(box, caplog):
+    """`serialize` returns None where it fails."""
+    box.open()
+    box.trt.contexts[0].config.cache.fails = True
+    with caplog.at_level(logging.WARNING):
+        box.close()
+    assert "TensorRT-RTX gives none" in caplog.text and not box.kernels.exists() and not box.cudart.allocated
+
+
+def test_kernels_that_cannot_be_read(box, caplog):
+    box.open()
+    box.close()
+    (file,) = box.kernels.iterdir()
+    file.unlink()
+    file.mkdir()
+    with caplog.at_level(logging.WARNING):
+        box.open()
+    assert f"cannot read {file}: [Errno 21]" in caplog.text
+
+
+def test_a_cache_that_tensorrt_does_not_take(box, caplog):
+    box.trt.refused = {"cache"}
+    with caplog.at_level(logging.WARNING):
+        box.open()
+    assert "takes no cache of compiled kernels" in caplog.text

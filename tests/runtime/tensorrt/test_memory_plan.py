@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.engines.bundles import ACTIVATIONS, FP8_WEIGHTS, GB, STAGES, engine_set, manifest
 
-from runtime.tensorrt.memory_plan import OVERHEAD, MemoryPlanError, plan_memory
+from runtime.tensorrt.memory_plan import MARGIN, OVERHEAD, STREAMING_SCRATCH, MemoryPlanError, plan_memory
 
 STEPS = (("text_encoder",), ("dit_cond", "dit_uncond"), ("vae_decoder",))
 
@@ -43,11 +43,13 @@ def test_a_card_of_16_gb_streams_weights_where_the_engines_can():
     budgets = dict(got.budgets)
     assert set(budgets) == {"dit_cond", "dit_uncond"}, "the text encoder and the VAE fit whole"
     assert got.needed <= 15 * GB
-    # The room is used, to the byte that rounding leaves.
-    assert sum(budgets.values()) == pytest.approx(15 * GB - 900_000_000 - OVERHEAD, abs=2)
+    # The room is used, but for the copies and a margin, to the byte that rounding leaves.
+    allowed = OVERHEAD + STREAMING_SCRATCH + MARGIN
+    assert sum(budgets.values()) == pytest.approx(15 * GB - 900_000_000 - allowed, abs=2)
+    assert MARGIN >= 0.01 * 15 * GB, "room for what other programs take meanwhile"
     # Both transformers keep the same share.
     assert budgets["dit_cond"] / budgets["dit_uncond"] == pytest.approx(9.3 / 9.0, rel=1e-6)  # rounding to bytes
-    assert "4.7 GB of weights stay in host memory" in got.reason
+    assert "5.5 GB of weights stay in host memory" in got.reason
 
 
 def test_a_card_of_16_gb_holds_the_conditional_transformer_alone():
@@ -61,14 +63,15 @@ def test_a_card_of_8_gb_streams_or_is_refused():
     with pytest.raises(
         MemoryPlanError,
         match=r"the rtx engines for sm89, sm120 need 30.9 GB resident, 19.7 GB staged, 10.7 GB swapped, and 7.5 GB of "
-        r"device memory are free; close other programs .*, or build them for smaller pictures \(--max-size\)",
+        r"device memory are free; close other programs .*, or build them for smaller pictures \(--max-size\) or with "
+        "--weight-streaming$",
     ):
         plan(7.5 * GB)
 
 
 def test_streaming_has_an_end():
     """A quarter of the weights and all activations must fit."""
-    with pytest.raises(MemoryPlanError, match=r"6.0 GB streamed, 10.7 GB swapped, and 4.0 GB .*free; close other prog"):
+    with pytest.raises(MemoryPlanError, match=r"6.8 GB streamed, 10.7 GB swapped, and 4.0 GB .*free; close other prog"):
         plan(4 * GB, streaming=True)
 
 

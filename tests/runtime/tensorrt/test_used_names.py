@@ -1,16 +1,19 @@
 """Every name of TensorRT-RTX and of cuda-bindings that the runtime uses is in the installed packages.
 
+The fakes that stand for them have their parameters, results and values.
+
 The names are collected from the runtime's source, so a new one cannot escape; variables that hold an object of
 TensorRT are called the same everywhere, and the table says which class each of them is.
 """
 
 import ast
 import re
+from enum import IntEnum
 
 import pytest
 import tensorrt_rtx as trt
 from cuda.bindings import runtime as cudart
-from support.engines import fake_tensorrt
+from support.engines import fake_context, fake_cuda, fake_enums, fake_tensorrt
 from support.engines.fake_cuda import FakeCudart
 from support.processes import ROOT
 
@@ -25,15 +28,28 @@ MEANING = {
 }
 OWNERS = ("self", "package")
 """What may stand before such a variable: ``self.package.runtime``."""
-FILES = ("package.py", "engine.py", "context.py", "kernel_cache.py", "cuda.py")
+FILES = ("package.py", "engine.py", "context.py", "kernel_cache.py", "cuda.py", "validity.py")
 CLASSES = {
     fake_tensorrt.Runtime: trt.Runtime,
     fake_tensorrt.ICudaEngine: trt.ICudaEngine,
-    fake_tensorrt.IExecutionContext: trt.IExecutionContext,
-    fake_tensorrt.IRuntimeConfig: trt.IRuntimeConfig,
-    fake_tensorrt.IRuntimeCache: trt.IRuntimeCache,
+    fake_context.IExecutionContext: trt.IExecutionContext,
+    fake_context.IRuntimeConfig: trt.IRuntimeConfig,
+    fake_context.IRuntimeCache: trt.IRuntimeCache,
 }
 """The fakes that the runtime is tested with, and what they stand for."""
+ENUMERATIONS = [
+    one for one in vars(fake_enums).values() if isinstance(one, type) and one.__module__ == fake_enums.__name__
+]
+CUDA_ENUMERATIONS = (fake_cuda.cudaError_t, fake_cuda.cudaMemcpyKind, fake_cuda.cudaStreamCaptureMode)
+
+
+def methods(fake):
+    """Names of a fake's methods that the real class has too, and those methods."""
+    return [
+        (name, method)
+        for name, method in vars(fake).items()
+        if not name.startswith("_") and name not in ("take", "refuse") and hasattr(method, "__code__")
+    ]
 
 
 def chain(node):
@@ -88,18 +104,55 @@ def test_the_fakes_have_the_real_signatures(fake):
 
     pybind11 writes ``name(self: X, stream: typing.SupportsInt) -> bool`` there; properties have no such line.
     """
-    checked = 0
-    for name, method in vars(fake).items():
-        if name.startswith("_") or name in ("take", "refuse") or not hasattr(method, "__code__"):
-            continue
+    found = methods(fake)
+    assert found
+    for name, method in found:
         real = re.sub(r" = <[^>]*>", "", getattr(CLASSES[fake], name).__doc__)  # default values
         signatures = [
             re.findall(r"(\w+): ", arguments) for arguments in re.findall(rf"\b{name}\((self: .*)\) ->", real)
         ]
         ours = list(method.__code__.co_varnames[: method.__code__.co_argcount])
         assert ours in signatures, f"{name}{ours}, TensorRT has {signatures}"
-        checked += 1
-    assert checked or fake is fake_tensorrt.IRuntimeCache
+
+
+@pytest.mark.parametrize("fake", CLASSES, ids=lambda fake: fake.__name__)
+def test_the_fakes_have_the_real_results(fake):
+    """What a call answers is how the runtime learns that it failed: False, None where an object was wanted, or nothing.
+
+    ``-> nvinfer1::IRuntimeCache`` and ``-> tensorrt_rtx.IRuntimeConfig`` count as the class's own name.
+    """
+    for name, method in methods(fake):
+        results = {
+            re.split(r"\.|::", result)[-1] if "[" not in result else result
+            for result in re.findall(rf"\b{name}\(.*\) -> (.+)", getattr(CLASSES[fake], name).__doc__)
+        }
+        ours = method.__annotations__.get("return", "missing")
+        ours = ours.__name__ if isinstance(ours, type) and not hasattr(ours, "__args__") else str(ours)
+        if ours != "missing" or results & {"bool", "None"}:
+            assert ours in results, f"{name} gives {ours}, TensorRT {results}"
+
+
+@pytest.mark.parametrize("fake", ENUMERATIONS, ids=lambda fake: fake.__name__)
+def test_the_enumerations_are_the_real_ones(fake):
+    """All members, with their values: TensorRT gives some as plain integers."""
+    real = getattr(trt.ILogger if fake is fake_enums.Severity else trt, fake.__name__)
+    assert {name: int(member) for name, member in fake.__members__.items()} == {
+        name: int(member) for name, member in real.__members__.items()
+    }
+
+
+def test_no_enumeration_is_left_out():
+    assert len(ENUMERATIONS) == 8 and all(issubclass(fake, IntEnum) for fake in ENUMERATIONS)
+
+
+@pytest.mark.parametrize("fake", CUDA_ENUMERATIONS, ids=lambda fake: fake.__name__)
+def test_cuda_values_are_the_real_ones(fake):
+    real = getattr(cudart, fake.__name__)
+    assert {name: int(getattr(real, name)) for name in fake.__members__} == {
+        name: int(member) for name, member in fake.__members__.items()
+    }
+    assert cudart.cudaStreamNonBlocking == FakeCudart.cudaStreamNonBlocking
+    assert cudart.cudaHostAllocDefault == FakeCudart.cudaHostAllocDefault
 
 
 def test_the_fake_cuda_has_the_real_parameters():

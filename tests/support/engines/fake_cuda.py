@@ -15,8 +15,9 @@ class cudaError_t(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
-    cudaErrorStreamCaptureInvalidated = 901
+    cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class cudaMemcpyKind(IntEnum):
@@ -50,8 +51,15 @@ class FakeCudart:
         self.owners = {}
         """The GPU of each address."""
         self.calls = []
-        self.graphs = {}
-        self.capturable = True
+        self.captured, self.graphs = {}, {}
+        """Graphs by handle: as they were captured, and made executable."""
+        self.capturable = self.instantiable = True
+        self.driver = 13000
+        """0 for none."""
+        self.null_stream = set()
+        """GPUs with copies on the NULL stream that nobody has waited for."""
+        self.busy = set()
+        """GPUs whose stream may have something to do."""
 
     # What tests look at
 
@@ -81,7 +89,12 @@ class FakeCudart:
     # Devices
 
     def cudaGetDeviceCount(self):
+        if self.driver < 13000:
+            return cudaError_t.cudaErrorInsufficientDriver, None
         return (cudaError_t.cudaSuccess, self.gpus) if self.gpus else (cudaError_t.cudaErrorNoDevice, None)
+
+    def cudaGetDevice(self):
+        return cudaError_t.cudaSuccess, self.device
 
     def cudaGetErrorString(self, error):
         words = {cudaError_t.cudaErrorNoDevice: b"no CUDA-capable device is detected"}
@@ -97,7 +110,7 @@ class FakeCudart:
         return cudaError_t.cudaSuccess, SimpleNamespace(name=b"Fake RTX 4090", major=major, minor=minor)
 
     def cudaDriverGetVersion(self):
-        return cudaError_t.cudaSuccess, 13000
+        return cudaError_t.cudaSuccess, self.driver
 
     def cudaMemGetInfo(self):
         taken = self.used + sum(len(memory) - 256 for memory in self.allocated_on(self.device))
@@ -128,6 +141,7 @@ class FakeCudart:
         self.check(dst if upload else src, count)
         assert (src if upload else dst) in self.pinned
         assert stream == STREAM + self.device
+        self.busy.add(self.device)
         self.calls.append(("upload" if upload else "download", count))
         ctypes.memmove(dst, src, count)
         return OK
@@ -149,26 +163,34 @@ class FakeCudart:
         return OK
 
     def cudaStreamSynchronize(self, stream):
-        assert stream == STREAM + self.device
+        """Waits for this stream only: those made with cudaStreamNonBlocking do not wait for the NULL stream, 0."""
+        assert stream in (0, STREAM + self.device)
+        (self.busy if stream else self.null_stream).discard(self.device)
         return OK
 
     def cudaStreamBeginCapture(self, stream, mode):
+        self.calls.append(("capture",))
         self.thread.capturing = []
         return OK
 
     def cudaStreamEndCapture(self, stream):
         work, self.thread.capturing = self.capturing, None
         if not self.capturable:
-            return cudaError_t.cudaErrorStreamCaptureInvalidated, None
-        return cudaError_t.cudaSuccess, work
+            return cudaError_t.cudaErrorStreamCaptureInvalidated, 0
+        self.calls.append(("end capture", len(work)))
+        self.captured[len(self.calls)] = work
+        return cudaError_t.cudaSuccess, len(self.calls)
 
     def cudaGraphInstantiate(self, graph, flags):
-        self.calls.append(("instantiate", len(graph)))
+        if not self.instantiable:
+            return cudaError_t.cudaErrorMemoryAllocation, 0
+        self.calls.append(("instantiate", graph))
         handle = len(self.calls)
-        self.graphs[handle] = graph
+        self.graphs[handle] = self.captured[graph]
         return cudaError_t.cudaSuccess, handle
 
     def cudaGraphDestroy(self, graph):
+        del self.captured[graph]
         return OK
 
     def cudaGraphExecDestroy(self, graphExec):

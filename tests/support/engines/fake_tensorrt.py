@@ -1,167 +1,37 @@
 """A stand-in for ``tensorrt_rtx`` and ``tensorrt`` whose engines are Python functions on the fake GPU's memory.
 
 A plan is a JSON text: ``{"stage": name, "weights": bytes, "profiles": [{input: [smallest, best, largest shape]}]}``.
-The classes have TensorRT's names and only what the runtime uses; a test compares them with the real package. They
-check what TensorRT leaves undefined: shapes and addresses that were not set, scratch memory that is too small or freed,
-weights that are not there, a profile that was not chosen or that another context has.
+The classes have TensorRT's names and only what the runtime uses; a test compares names, parameters, results and values
+with the real package. They refuse what TensorRT refuses, in its way: False, None, or a message in the log. They check
+what it leaves undefined: scratch memory that is too small or freed, weights that are not there, weights that are still
+being copied, graphs that are launched after their context has changed.
 """
 
-import ctypes
 import json
-from enum import IntEnum
+import sys
 from types import SimpleNamespace
 
-import numpy as np
+from support.engines import fake_enums
+from support.engines.fake_context import IExecutionContext, IRuntimeConfig
 from support.engines.fake_cuda import STREAM
-
-
-class SeekPosition(IntEnum):
-    SET, CUR, END = 0, 1, 2
-
-
-class EngineValidity(IntEnum):
-    VALID, SUBOPTIMAL, INVALID = 0, 1, 2
-
-
-class EngineInvalidityDiagnostics(IntEnum):
-    VERSION_MISMATCH = 1
-    UNSUPPORTED_CC = 2
-    INSUFFICIENT_GPU_MEMORY = 16
-
-
-class CudaGraphStrategy(IntEnum):
-    DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
-
-
-class ExecutionContextAllocationStrategy(IntEnum):
-    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = 0, 1, 2
-
-
-class DataType(IntEnum):
-    FLOAT, INT64, UINT8, BF16 = 0, 8, 6, 7
+from support.engines.fake_enums import DataType, EngineValidity, SeekPosition, Severity
 
 
 class ILogger:
-    class Severity(IntEnum):
-        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = 0, 1, 2, 3, 4
+    Severity = Severity
 
 
 class IStreamReaderV2:
     pass
 
 
-class IRuntimeCache:
-    def __init__(self):
-        self.content = b""
-        self.alive = True
-
-    def serialize(self):
-        return self.content
-
-    def deserialize(self, blob):
-        if not blob.startswith(b"kernels:"):
-            return False
-        self.content = blob
-        return True
-
-
-class IRuntimeConfig:
-    def __init__(self, rtx):
-        self.strategy, self.cache, self.rtx = None, None, rtx
-        self.cuda_graph_strategy = None
-
-    def set_execution_context_allocation_strategy(self, strategy):
-        self.strategy = strategy
-
-    def create_runtime_cache(self):
-        assert self.rtx, "TensorRT has no runtime cache"
-        return IRuntimeCache()
-
-    def set_runtime_cache(self, cache):
-        self.cache = cache
-        return True
-
-
-class IExecutionContext:
-    def __init__(self, engine, config):
-        self.engine, self.config = engine, config
-        self.shapes, self.addresses, self.scratch = {}, {}, (0, 0)
-        self.history = []
-        # As TensorRT's: the first context of an engine starts in profile 0, the others in none.
-        self.active_optimization_profile = -1 if engine.contexts > 1 else 0
-        # Not the context itself: that would keep the engine alive.
-        engine.module.contexts.append(SimpleNamespace(stage=engine.stage, config=config, history=self.history))
-
-    def set_optimization_profile_async(self, profile_index, stream_handle):
-        assert stream_handle == STREAM + self.engine.device, "another stream than the runs', which nothing orders"
-        if not 0 <= profile_index < self.engine.num_optimization_profiles:
-            return self.engine.refuse(f"profile {profile_index} does not exist")
-        self.history.append(("profile", profile_index))
-        self.active_optimization_profile = profile_index
-        self.shapes = {}
-        return True
-
-    def set_input_shape(self, name, shape):
-        assert self.active_optimization_profile >= 0, "shapes are set before the profile"
-        self.history.append(("shape", name, tuple(shape)))
-        smallest, _, largest = self.engine.profiles[self.active_optimization_profile][name]
-        if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
-            return self.engine.refuse(f"{list(shape)} is not in {smallest} to {largest}")
-        self.shapes[name] = tuple(shape)
-        return True
-
-    def infer_shapes(self):
-        return [name for name in self.engine.module.stages[self.engine.stage].inputs if name not in self.shapes]
-
-    def get_tensor_shape(self, name):
-        return self.engine.module.stages[self.engine.stage].shape(self.shapes)
-
-    def update_device_memory_size_for_shapes(self):
-        return self.engine.module.scratch_per_row * int(np.prod(next(iter(self.shapes.values()))))
-
-    def set_device_memory(self, memory, size):
-        self.history.append(("scratch", memory, size))
-        self.scratch = (memory, size)
-
-    def set_tensor_address(self, name, memory):
-        self.history.append(("address", name, memory))
-        self.addresses[name] = memory
-        return True
-
-    def execute_async_v3(self, stream_handle):
-        cudart, stage = self.engine.module.cudart, self.engine.module.stages[self.engine.stage]
-        assert cudart.device == self.engine.device, "runs on another device than it was loaded on"
-        assert (
-            stream_handle == STREAM + cudart.device
-            and self.config.strategy == ExecutionContextAllocationStrategy.USER_MANAGED
-        )
-        assert self.engine.weights_loaded, f"{self.engine.stage} runs without its weights"
-        most = self.engine.get_device_memory_size_for_profile_v2(self.active_optimization_profile)
-        wanted = self.update_device_memory_size_for_shapes() or most
-        assert self.scratch[1] >= wanted
-        cudart.check(self.scratch[0], wanted)
-        if self.engine.module.fail_running:
-            self.engine.runtime.logger.log(ILogger.Severity.ERROR, "an illegal instruction")
-            return False
-        shapes, addresses = dict(self.shapes), dict(self.addresses)
-
-        def work():
-            arrays = {}
-            for name, dtype in stage.inputs.items():
-                size = int(np.prod(shapes[name])) * np.dtype(dtype).itemsize
-                cudart.check(addresses[name], size)
-                data = ctypes.string_at(addresses[name], size)
-                arrays[name] = np.frombuffer(data, dtype).reshape(shapes[name])
-            result = np.ascontiguousarray(stage.function(**arrays))
-            cudart.check(addresses[stage.output], result.nbytes)
-            ctypes.memmove(addresses[stage.output], result.ctypes.data, result.nbytes)
-
-        self.engine.module.runs.append(self.engine.stage)
-        if cudart.capturing is None:
-            work()
-        else:
-            cudart.capturing.append(work)
-        return True
+def call_back(method, *arguments, otherwise=None):
+    """Call a method of the runtime as the bindings do: what it raises is printed, and the call goes on."""
+    try:
+        return method(*arguments)
+    except BaseException as error:
+        print(f"[ERROR] Exception caught in {method.__name__}(): {error!r}", file=sys.stderr)
+        return otherwise
 
 
 class ICudaEngine:
@@ -177,13 +47,12 @@ class ICudaEngine:
         assert self.module.cudart.device == self.device
         error, memory = self.module.cudart.cudaMalloc(self.size)
         if error:
-            self.runtime.logger.log(ILogger.Severity.ERROR, "out of memory for weights")
-            return False
+            return self.refuse("out of memory for weights")
         self.memory = memory
         return True
 
     def refuse(self, message):
-        self.runtime.logger.log(ILogger.Severity.ERROR, message)
+        call_back(self.runtime.logger.log, Severity.ERROR, message)
         return False
 
     def __del__(self):
@@ -198,15 +67,19 @@ class ICudaEngine:
     def num_optimization_profiles(self):
         return len(self.profiles)
 
-    def get_device_memory_size_for_profile_v2(self, profile_index):
+    def get_device_memory_size_for_profile_v2(self, profile_index) -> int:
         assert 0 <= profile_index < len(self.profiles)
-        return 4096 * (profile_index + 1)
+        return self.module.scratch * (profile_index + 1) + self.weight_streaming_scratch_memory_size
+
+    @property
+    def device_memory_size_v2(self):
+        return self.get_device_memory_size_for_profile_v2(len(self.profiles) - 1)
 
     @property
     def num_io_tensors(self):
         return len(self.module.stages[self.stage].inputs) + 1
 
-    def get_tensor_name(self, index):
+    def get_tensor_name(self, index) -> str:
         stage = self.module.stages[self.stage]
         return [*stage.inputs, stage.output][index]
 
@@ -221,32 +94,48 @@ class ICudaEngine:
 
     @weight_streaming_budget_v2.setter
     def weight_streaming_budget_v2(self, budget):
-        assert not self.contexts and 0 <= budget <= self.streamable_weights_size
-        self.budget = budget
+        """The bindings drop what `setWeightStreamingBudgetV2` returns: a refusal changes nothing."""
+        if self.contexts or budget < 0 or "budget" in self.module.refused:
+            self.refuse("the budget cannot be set")
+            return
+        self.budget = min(budget, self.streamable_weights_size)
         self.module.cudart.cudaFree(self.memory)
-        self.memory = self.module.cudart.cudaMalloc(self.size // 10 + budget)[1]
+        self.memory = self.module.cudart.cudaMalloc(self.size // 10 + self.budget)[1]
 
-    def create_runtime_config(self):
-        return IRuntimeConfig(self.module.rtx)
+    @property
+    def weight_streaming_scratch_memory_size(self):
+        return self.module.streaming_scratch if self.budget < self.streamable_weights_size else 0
 
-    def create_execution_context(self, runtime_config):
-        self.contexts += 1
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return None if "config" in self.module.refused else IRuntimeConfig(self.module)
+
+    def create_execution_context(self, runtime_config) -> IExecutionContext:
         assert self.module.cudart.device == self.device
+        if "context" in self.module.refused:
+            self.refuse("no context")
+            return None
+        self.contexts += 1
         context = IExecutionContext(self, runtime_config)
         if runtime_config.cache is not None:
             runtime_config.cache.content += b"kernels:" if not runtime_config.cache.content else b""
             runtime_config.cache.content += self.stage.encode() + b";"
         return context
 
-    def load_weights_async(self, stream_reader, stream):
-        assert self.deferred and self.memory is None and stream == STREAM + self.device
-        if json.loads(_drain(stream_reader))["stage"] != self.stage:
+    def load_weights_async(self, stream_reader, stream) -> bool:
+        assert stream == STREAM + self.device
+        if not self.deferred or self.memory is not None:
+            return False
+        text = _drain(stream_reader)
+        if not text or json.loads(text)["stage"] != self.stage:
             return False
         return self.take()
 
-    def unload_weights(self):
+    def unload_weights(self) -> bool:
         assert self.module.rtx, "TensorRT cannot unload weights"
         assert self.module.cudart.device == self.device
+        assert self.device not in self.module.cudart.busy, "weights are freed while an engine may run"
+        if "unload" in self.module.refused or not self.deferred or self.memory is None:
+            return False
         self.module.cudart.cudaFree(self.memory)
         self.memory = None
         return True
@@ -256,7 +145,7 @@ class Runtime:
     def __init__(self, module, logger):
         self.module, self.logger = module, logger
         self._deferred = False
-        self.engine_header_size = 16
+        self.engine_header_size = 64
 
     @property
     def defer_weights_loading(self):
@@ -267,29 +156,34 @@ class Runtime:
         assert self.module.rtx, "TensorRT 10 has no such attribute"
         self._deferred = value
 
-    def get_engine_validity(self, buffer):
+    def get_engine_validity(self, buffer) -> tuple:
         assert self.module.rtx and len(buffer) <= self.engine_header_size
         return self.module.validity
 
-    def deserialize_cuda_engine(self, stream_reader_v2):
+    def deserialize_cuda_engine(self, stream_reader_v2) -> ICudaEngine:
         text = _drain(stream_reader_v2)
         self.module.loads.append(len(text))
         try:
             plan = json.loads(text)
         except ValueError:
-            self.logger.log(ILogger.Severity.ERROR, "the magic number does not match")
+            call_back(self.logger.log, Severity.ERROR, "the magic number does not match")
             return None
         engine = ICudaEngine(self, plan, self._deferred)
-        return engine if self._deferred or engine.take() else None
+        if not self._deferred and not engine.take():
+            return None
+        if not self._deferred:  # not on the stream of the runs, which this call does not know
+            self.module.cudart.null_stream.add(engine.device)
+        return engine
 
 
 def _drain(reader):
-    """All bytes, read in the ways that a stream may be read."""
-    assert reader.seek(0, SeekPosition.END) and reader.seek(0, SeekPosition.SET)
-    start = reader.read(4, 0)
-    assert reader.seek(-len(start), SeekPosition.CUR)
+    """All bytes, read in the ways that a stream may be read; b"" if that fails."""
+    if not all(call_back(reader.seek, 0, where) for where in (SeekPosition.END, SeekPosition.SET)):
+        return b""
+    start = call_back(reader.read, 4, 0, otherwise=b"")
+    call_back(reader.seek, -len(start), SeekPosition.CUR)
     pieces = []
-    while piece := reader.read(1 << 30, 0):
+    while piece := call_back(reader.read, 1 << 30, 0, otherwise=b""):
         pieces.append(bytes(piece))
     return b"".join(pieces)
 
@@ -298,14 +192,23 @@ class FakeTensorRT:
     """The module. `stages` says what engines compute."""
 
     ILogger, IStreamReaderV2, SeekPosition, EngineValidity = ILogger, IStreamReaderV2, SeekPosition, EngineValidity
-    EngineInvalidityDiagnostics, CudaGraphStrategy = EngineInvalidityDiagnostics, CudaGraphStrategy
-    ExecutionContextAllocationStrategy, DataType = ExecutionContextAllocationStrategy, DataType
+    EngineInvalidityDiagnostics, DataType = fake_enums.EngineInvalidityDiagnostics, DataType
+    CudaGraphStrategy = fake_enums.CudaGraphStrategy
+    DynamicShapesKernelSpecializationStrategy = fake_enums.DynamicShapesKernelSpecializationStrategy
+    ExecutionContextAllocationStrategy = fake_enums.ExecutionContextAllocationStrategy
 
     def __init__(self, cudart, stages, rtx=True, version="1.7.1.116"):
         self.cudart, self.stages, self.rtx, self.__version__ = cudart, stages, rtx, version
         self.validity = (EngineValidity.VALID, 0)
-        self.scratch_per_row = 8
+        self.whole_scratch = False
+        """Whether a context takes no less than what the largest profile needs; the documentation can be read so."""
+        self.scratch = 4096
+        """Bytes of the first profile; the second takes twice as many."""
+        self.streaming_scratch = 0
+        """Bytes for copies that an engine needs beside them when it streams weights."""
         self.fail_running = False
+        self.refused = set()
+        """Calls that TensorRT refuses."""
         self.runs, self.loads, self.contexts = [], [], []
 
     def Runtime(self, logger):
