@@ -287,7 +287,7 @@ def test_command_writes_a_png_with_its_settings(demo_bundle, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["files"] == [str(output)] and printed["seed"] == 8
     settings = read_settings(output)
-    assert settings["prompt"] == "ein roter Kreis 🙂" and settings["sampling"]["guidance"] == [7.0, 7.0]
+    assert settings["prompt"] == "ein roter Kreis 🙂" and settings["sampling"]["guidance"] == [3.0, 3.0]
     made = Pipeline.load(demo_bundle).generate("ein roter Kreis 🙂", steps=2, seed=8).images[0]
     assert np.array_equal(np.asarray(Image.open(output)), made)
     assert output.stat().st_mode & 0o777 == 0o666 & ~umask()

@@ -9,6 +9,7 @@ import pytest
 from runtime import Pipeline
 from runtime.errors import NonFiniteError
 from runtime.plan import make_plan
+from runtime.sampling.schedule import PRESETS
 from serving.batching import Cancelled, Expired, Row, grouped, make_pictures, run
 from serving.requests import Ask
 from serving.service import OVERFLOWS, Engine, EngineFailedError, vae_graphs
@@ -59,7 +60,7 @@ def test_what_differs_in_the_seed_alone_runs_together_and_stays_the_same(pipelin
 
 @pytest.mark.parametrize(
     "other",
-    [{"prompt": "two"}, {"steps": 3}, {"width": 320}, {"guidance": 3.0}, {"mu": 0.1}, {"unconditional": "conditional"}],
+    [{"prompt": "two"}, {"steps": 3}, {"width": 320}, {"guidance": 4.0}, {"mu": 0.1}, {"unconditional": "conditional"}],
     ids=str,
 )
 def test_what_differs_in_anything_else_does_not(pipeline, other):
@@ -265,7 +266,7 @@ def test_a_backend_that_gives_nan_for_every_request_fails(pipeline):
     outcomes = [engine.answer([ask(plan_of(pipeline, seed=seed))])[0] for seed in range(OVERFLOWS)]
     assert [type(outcome) for outcome in outcomes] == [NonFiniteError] * (OVERFLOWS - 1) + [EngineFailedError]
     assert engine.failure is outcomes[-1] and len(calls.plans) == OVERFLOWS + 1
-    assert calls.plans[-1].sampling.preset == pipeline.manifest.default_preset, "a whole picture was tried"
+    assert len(calls.plans[-1].steps) == len(PRESETS[pipeline.manifest.default_preset].guidance), "a whole picture"
     assert engine.answer([ask(plan_of(pipeline))]) == outcomes[-1:] and len(calls.plans) == OVERFLOWS + 1
 
 

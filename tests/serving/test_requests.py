@@ -55,7 +55,7 @@ def test_every_input_is_used(pipeline):
         unconditional="conditional",
     )
     [preset] = read_plans(pipeline, tensors(prompt=[[b"x"]], preset=[[b"V4_TURBO_12"]]))
-    assert preset.sampling.preset == "V4_TURBO_12"
+    assert (len(preset.steps), preset.sampling.mu) == (12, 0.5)
 
 
 def test_guidance_is_the_decimal_that_was_meant(pipeline):

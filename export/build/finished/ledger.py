@@ -72,7 +72,7 @@ class Ledger:
     def note(self, finished: Mapping[str, Finished]) -> None:
         """Note that these stages are finished, and no others."""
         self.finished = dict(finished)
-        text = json.dumps({name: asdict(entry) for name, entry in self.finished.items()}, indent=1)
+        text = json.dumps({name: asdict(entry) for name, entry in sorted(self.finished.items())}, indent=1)
         write_whole(self.folder / LEDGER, (text + "\n").encode())
 
 

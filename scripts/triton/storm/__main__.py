@@ -11,7 +11,6 @@ server and its models: its median between 20 and 40 % of the time is compared wi
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -37,6 +36,7 @@ PROGRAM = "scripts.triton.storm"
 IN_ORDER, TIMED_OUT = "in order", "at its exit timeout"
 """Triton 2.51 keeps requests that are cancelled just when they have been answered, and waits for them when it ends."""
 _TIMEOUT = "Exit timeout expired"
+PARTS = ("server", "models")
 GROWTH = 1.1
 """Most that memory may grow: pictures of other sizes come and go, so the arenas of two models are not always full."""
 
@@ -59,7 +59,7 @@ def storm(bundle: Path, minutes: float, clients: int, seed: int, quiet: bool) ->
             tally, memory = _run(server, pictures, minutes * 60, clients, seed, quiet)
             seconds = time.monotonic() - started
         end = _end_of(server.process.returncode, log)
-    early, late = memory.median(0.2, 0.4), memory.median(0.8, 1.0)
+    parts = zip(memory.medians(0.2, 0.4), memory.medians(0.8, 1.0), strict=True)
     return {
         "minutes": round(seconds / 60, 1),
         "clients": clients,
@@ -67,7 +67,10 @@ def storm(bundle: Path, minutes: float, clients: int, seed: int, quiet: bool) ->
         "sent again while a model was away": tally.retried,
         "wrong": tally.wrong,
         "lost": tally.lost,
-        "memory early and late, MB": [round(early / 1e6), round(late / 1e6)],
+        **{
+            f"memory of the {part}, early and late, MB": [round(size / 1e6) for size in sizes]
+            for part, sizes in zip(PARTS, parts, strict=True)
+        },
         "end of the server": end,
     }
 
@@ -160,8 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if code := guard(PROGRAM, run):
         return code
-    early, late = found["memory early and late, MB"]
-    is_flat = math.isfinite(early) and late <= GROWTH * early
+    early, late = found["memory of the models, early and late, MB"]
+    is_flat = late <= GROWTH * early
     has_ended = found["end of the server"] in (IN_ORDER, TIMED_OUT)
     return int(bool(found["wrong"] or found["lost"]) or not is_flat or not has_ended)
 

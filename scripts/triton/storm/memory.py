@@ -1,5 +1,6 @@
 """The memory of a server and its models while it works."""
 
+import math
 import statistics
 import threading
 import time
@@ -16,24 +17,28 @@ class MemoryWatch(threading.Thread):
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
         self._server, self._ended = server, threading.Event()
-        self.samples: list[tuple[float, int]] = []
-        """Seconds since the start, and bytes."""
+        self.samples: list[tuple[float, int, int]] = []
+        """Seconds since the start, bytes of the server, and of its models."""
 
     def run(self) -> None:
         started = time.monotonic()
         while not self._ended.wait(_SECONDS):
-            processes = [self._server.process.pid, *model_processes(self._server)]
-            self.samples.append((time.monotonic() - started, sum(map(_resident, processes))))
+            models = sum(map(_resident, model_processes(self._server)))
+            self.samples.append((time.monotonic() - started, _resident(self._server.process.pid), models))
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
 
-    def median(self, first: float, last: float) -> float:
-        """Bytes in the middle of the looks between two shares of the time; nan without any."""
+    def medians(self, first: float, last: float) -> tuple[float, float]:
+        """Bytes of the server and of its models, in the middle of the looks between two shares of the time; nan without
+        any look."""
         end = self.samples[-1][0] if self.samples else 0.0
-        chosen = [size for seconds, size in self.samples if first * end <= seconds <= last * end]
-        return statistics.median(chosen) if chosen else float("nan")
+        chosen = [sizes for seconds, *sizes in self.samples if first * end <= seconds <= last * end]
+        if not chosen:
+            return math.nan, math.nan
+        server, models = map(statistics.median, zip(*chosen, strict=True))
+        return server, models
 
 
 def _resident(process: int) -> int:

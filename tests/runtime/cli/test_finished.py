@@ -37,7 +37,7 @@ def test_without_a_seed_any_seed_is_the_wanted_one(run, folder, loads):
     [
         (("--seed", 2), "seed"),
         (("--width", 320), "width"),
-        (("--guidance", 3), "sampling"),
+        (("--guidance", 5), "sampling"),
         (("--unconditional", "conditional"), "unconditional"),
         (("--wrap",), "prompt"),
     ],
