@@ -68,7 +68,9 @@ def storm(bundle: Path, minutes: float, clients: int, seed: int, quiet: bool) ->
         "wrong": tally.wrong,
         "lost": tally.lost,
         **{
-            f"memory of the {part}, early and late, MB": [round(size / 1e6) for size in sizes]
+            f"memory of the {part}, early and late, MB": [
+                None if math.isnan(size) else round(size / 1e6) for size in sizes
+            ]
             for part, sizes in zip(PARTS, parts, strict=True)
         },
         "end of the server": end,
@@ -164,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code := guard(PROGRAM, run):
         return code
     early, late = found["memory of the models, early and late, MB"]
-    is_flat = late <= GROWTH * early
+    is_flat = late is not None and late <= GROWTH * early  # None: it has ended before the first look
     has_ended = found["end of the server"] in (IN_ORDER, TIMED_OUT)
     return int(bool(found["wrong"] or found["lost"]) or not is_flat or not has_ended)
 
