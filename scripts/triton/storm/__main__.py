@@ -11,6 +11,7 @@ server and its models: its median between 20 and 40 % of the time is compared wi
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
