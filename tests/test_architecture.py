@@ -78,7 +78,7 @@ LAYERS = {
         "graph",
         "engine measurements preview_fit rounding",
         "selftest",
-        "build inspect sensitivity triton verify",
+        "build debug inspect sensitivity triton verify",
     ),
     "scripts": (
         "__init__ root",

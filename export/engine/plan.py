@@ -17,7 +17,8 @@ from export.engine.files import kernels_to_json
 from export.engine.kernels import Kernel
 from export.engine.listing import parse_kernels
 from export.engine.report import Build, Wanted, audit, report
-from export.engine.sizes import shapes, used
+from export.engine.scratch import counted_bytes, overflow
+from export.engine.sizes import Shapes, shapes, used
 from export.engine.timing_cache import TIMING_CACHE, TimingCache
 from export.graph import weights
 from export.graph.passes.join_products import JOINED
@@ -87,6 +88,7 @@ def build_engine(
     plan.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
     profiles = used(record.inputs, engine.profiles)
+    ends = [shapes(record.inputs, ranges) for ranges in profiles]
     with (
         Progress(f"{stage}: tracing", quiet=quiet) as bar,
         Peak() as memory,
@@ -95,13 +97,14 @@ def build_engine(
         size = weights.weight_bytes(model)
         weights.save(model, scratch / f"{stage}.onnx", lambda _: None)
         wanted, stitched = _wanted(model, stage, options), stitched_tensors(model)
+        counted = _counted(model, stage, ends)
         del model
         built = build_plan(
             scratch / f"{stage}.onnx",
             plan,
             engine.backend,
             engine.targets,
-            [shapes(record.inputs, ranges) for ranges in profiles],
+            ends,
             _shown(bar, stage),
             engine.weight_streaming,
             stitched,
@@ -111,7 +114,9 @@ def build_engine(
     shutil.rmtree(scratch)
     kernels = parse_kernels(built.log)
     rows = [_rows(ranges, checkpoint) for ranges in profiles]
-    problems = _problems(stage, kernels, wanted, plan if engine.strict_audit else None)
+    problems = overflow(stage, built.activation_bytes, counted)
+    problems += audit(kernels, wanted)
+    _tell(stage, kernels, problems, plan if engine.strict_audit else None)
     build = _build(stage, options, engine, rows, built, size, memory.highest)
     listed = {kernel.profile for kernel in kernels}
     # A list that does not tell its profiles apart counts as that of the first.
@@ -125,8 +130,15 @@ def build_engine(
     return spec, files, described
 
 
-def _problems(stage: str, kernels: Sequence[Kernel], wanted: Wanted, strict: Path | None) -> list[str]:
-    """What the audit finds, as a warning; or, of the plan `strict`, as an error that takes the plan away."""
+def _counted(model: ir.Model, stage: str, ends: Sequence[Shapes]) -> list[int]:
+    """Memory that the graph needs at the largest sizes of each profile; 0 for others than the VAE's, not counted."""
+    if not stage.startswith("vae_"):  # which have the largest activations by far
+        return [0] * len(ends)
+    return [counted_bytes(model, {name: largest for name, (_, _, largest) in inputs.items()}) for inputs in ends]
+
+
+def _tell(stage: str, kernels: Sequence[Kernel], problems: Sequence[str], strict: Path | None) -> None:
+    """Say what was found, as a warning; or, of the plan `strict`, as an error that takes the plan away."""
     if opaque := [kernel.name for kernel in kernels if kernel.opaque]:
         print(
             f"warning: {len(opaque)} entries of the builder's list of kernels of {stage} are not understood, such as "
@@ -135,13 +147,12 @@ def _problems(stage: str, kernels: Sequence[Kernel], wanted: Wanted, strict: Pat
         )
     if not kernels:
         print(f"warning: the builder listed no kernels of {stage}; the report has none", file=sys.stderr)
-    if problems := audit(kernels, wanted):
+    if problems:
         message = f"the engine of {stage} is not what was asked for: {'; '.join(problems[:_LISTED])}"
         if strict is not None:
             strict.unlink()
             raise RuntimeError(message)
         print(f"warning: {message}", file=sys.stderr)
-    return problems
 
 
 def _build(

@@ -1,5 +1,6 @@
 """One stage of a checkpoint to one graph of a bundle."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from calibration.points import layers_of, module_prefix, products_of
 from export.atomic_directory import link_or_copy
 from export.graph import trace_cache, weights
 from export.graph.attention_bounds import AttentionBounds
+from export.graph.passes.attention_chunks import CHUNKS, chunk_attention
 from export.graph.passes.attention_kernels import allow_decomposition
 from export.graph.passes.codes import CODES, FP8, Form
 from export.graph.passes.float16_range import bound_products
@@ -34,6 +36,9 @@ from model.layers import set_compute_dtype
 from runtime.bundle.graph_specs import GraphSpec
 from runtime.progress import Progress
 
+SESSION_OPTIONS = "onnxruntime_session_config"
+"""Key of an ONNX file's metadata: entries of ONNX Runtime's session configuration without which it refuses the graph.
+Its default takes float8 for int8 where it joins Q/DQ pairs with products (ONNX Runtime 1.31)."""
 _GRAPHS: dict[str, ir.Model] = {}
 """Graphs without weights that this process has traced or read already, a few megabytes each at most."""
 
@@ -116,6 +121,8 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
     if options.precision.codes and not stage.startswith("vae_"):
         quantize(model, checkpoint, stage, sources, options, joined)
     bound_products(model)
+    if stage.startswith("vae_"):
+        chunk_attention(model, CHUNKS[options.form], keep_fused=options.form == "trt")
     if options.form == "trt":
         scale_after_products(model)
         sum_single_rows(model)
@@ -125,6 +132,8 @@ def stage_graph(checkpoint: Checkpoint, stage: str, options: StageOptions) -> ir
         shorten_ones(model)
         rotate_by_operator(model)
         split_group_norms(model)
+        if options.precision.codes == FP8.name and any(node.op_type == "QuantizeLinear" for node in model.graph):
+            model.metadata_props[SESSION_OPTIONS] = json.dumps({"session.disable_quant_qdq": "1"})
     weights.attach(model, sources)
     if options.linked:
         weights.link(model, sources, stitch=options.form == "trt")

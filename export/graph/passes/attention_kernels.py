@@ -40,6 +40,14 @@ def allow_decomposition(model: ir.Model, stage: str, everywhere: bool = False) -
     return changed
 
 
+def has_fused_kernel(node: ir.Node) -> bool:
+    """Whether TensorRT has one kernel for an attention, as far as its heads and its type tell."""
+    size, queries = _head_size(node), node.inputs[0]
+    return (
+        size is not None and size <= LARGEST_FUSED_HEAD and queries is not None and queries.dtype != ir.DataType.FLOAT
+    )
+
+
 def _head_size(node: ir.Node) -> int | None:
     """The size of the heads, if the graph says it."""
     queries = node.inputs[0] if node.inputs else None
