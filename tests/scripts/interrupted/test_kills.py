@@ -62,7 +62,9 @@ def test_a_command_that_renames_has_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [(_half, "killed: "), (_forgetful, "result"), (_litter, "left behind")], ids=lambda x: str(x)
+    ("command", "said"),
+    [(_half, "killed: "), (_forgetful, "result"), (_litter, "left behind")],
+    ids=["half", "forgetful", "litter"],
 )
 def test_planted_faults_are_seen(command, said, tmp_path):
     assert any(said in fault for fault in _faults(command, tmp_path))
