@@ -86,8 +86,8 @@ def build(options: BuildOptions) -> Manifest:
             others += write_self_test(checkpoint, manifest, finished, folder, stock.files(SELF_TEST), side, cost, quiet)
         manifest = replace(manifest, files=files_of(folder, finished, others))
         remove_others(folder, manifest)
+        stock.remember()  # first: a command that is killed meanwhile is run again, and then nothing is left of it
         publish(folder, manifest, output)
-        stock.remember()
     if not quiet:
         _say_what_was_written(manifest, output)
     return manifest

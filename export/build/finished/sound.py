@@ -56,7 +56,7 @@ class Sound:
         self._noted[path] = file.stat(), sha256
 
     def remember(self) -> None:
-        """Remember what was noted, once the bundle has its name."""
+        """Remember what was noted."""
         self._memory.keep(self._noted)
 
     def _knows(self, folder: Path, path: str, status: os.stat_result, files: Mapping[str, FileSpec]) -> bool:

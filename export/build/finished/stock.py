@@ -93,7 +93,7 @@ class Stock:
         self._own.add(name, finished)
 
     def remember(self) -> None:
-        """Remember the hashes of all stages' files, once the bundle has its name."""
+        """Remember the hashes of all stages' files, which keep what they are known by when the bundle gets its name."""
         self._sound.remember()
 
     def copied_bytes(self, found: Mapping[str, Found]) -> int:

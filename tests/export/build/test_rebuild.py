@@ -191,5 +191,7 @@ def test_options_of_one_stage_build_that_stage(tmp_path, capsys):
 def test_the_checkpoint_is_never_inside_what_is_replaced(bundle, capsys):
     """Its removal would take the checkpoint along."""
     demo = peers.copy(DEMO_CHECKPOINT, bundle / "checkpoint")
+    refused(capsys, bundle.parent, "which is not the bundle's; move it away", "--overwrite", "--checkpoint", demo)
+    (bundle / "manifest.json").write_text("{}")  # which does not tell what is the bundle's
     message = f"the output {bundle} lies around the checkpoint {demo}, which is only read; choose another --output"
     refused(capsys, bundle.parent, message, "--overwrite", "--checkpoint", demo)
