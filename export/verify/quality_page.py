@@ -19,6 +19,7 @@ from export.verify.summary import (
     decibels,
     graph_row,
     picture_row,
+    schedule_name,
     step_errors,
 )
 from runtime.image.output_files import png
@@ -43,7 +44,7 @@ def _setup(report: Report) -> str:
     facts = {
         "Checkpoint": report.checkpoint,
         "Reference": f"PyTorch, float32, {report.device}",
-        "Preset": f"{first.sampling.preset}",
+        "Preset": schedule_name(first.sampling),
         "Steps": f"{len(first.steps)}, guidance {guidance}",
         "Size": f"{first.width} × {first.height} pixels",
         "Prompts": f"{count}",

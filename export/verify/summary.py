@@ -12,6 +12,7 @@ from export.verify.quality import FLAG_FACTOR, FLAG_FLOOR, PERIODS, PictureError
 from export.verify.replay import STAGES, Measured, Reference
 from runtime.bundle.manifest import Manifest
 from runtime.plan import Plan
+from runtime.sampling.schedule import Sampling
 
 GRAPH_COLUMNS = ("relative error, mean", "worst", "cosine, worst", "largest byte difference", "PSNR in dB")
 PICTURE_COLUMNS = ("PSNR in dB", "SSIM", "largest byte difference", "latents, relative error")
@@ -149,12 +150,18 @@ def decibels(value: float) -> str:
     return "equal" if value == math.inf else f"{value:.1f}"
 
 
+def schedule_name(sampling: Sampling) -> str:
+    """The preset's name, if nothing of it was changed."""
+    return sampling.preset or "a schedule of its own"
+
+
 def as_text(report: Report) -> str:
     """The report's figures for a terminal."""
     first = report.plans[0]
     title = (
-        f"{report.checkpoint}, {first.sampling.preset} ({len(first.steps)} steps), {first.width}x{first.height}, "
-        f"prompts: {len(report.plans)}, seeds from {first.seed}; reference: PyTorch in float32"
+        f"{report.checkpoint}, {schedule_name(first.sampling)} ({len(first.steps)} steps), "
+        f"{first.width}x{first.height}, prompts: {len(report.plans)}, seeds from {first.seed}; "
+        "reference: PyTorch in float32"
     )
     graphs = [
         [stage, entry.label, *row] for stage in STAGES for entry in report.entries if (row := graph_row(entry, stage))

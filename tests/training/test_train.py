@@ -17,8 +17,6 @@ FEW = (
     "2",
     "--unconditional-steps",
     "1",
-    "--student-steps",
-    "1",
     "--decoder-steps",
     "1",
     "--scenes",
@@ -93,7 +91,7 @@ def trained(tmp_path_factory):
 
 def test_a_stopped_run_resumes(trained):
     steps = {file.stem: torch.load(file, weights_only=True)["step"] for file in (trained / "run").glob("*.pt")}
-    assert steps == {"autoencoder": 2, "conditional": 3, "unconditional": 1, "student": 1, "decoder": 1}
+    assert steps == {"autoencoder": 2, "conditional": 3, "unconditional": 1, "decoder": 1}
     assert [line.split()[0] for line in (trained / "run/conditional.log").read_text().splitlines()] == ["2", "3"]
 
 

@@ -198,6 +198,9 @@ def test_overwriting_replaces_the_bundle(peer, peer_bundle, tmp_path, capsys):
     """The smallest checkpoint, over a copy of another bundle. A log gets one line for each stage."""
     bundle = Path(shutil.copytree(peer_bundle("head32", "fp16"), tmp_path / "bundle"))
     (bundle / "onnx" / "stale.onnx").write_bytes(b"old")
+    listed = json.loads((bundle / "manifest.json").read_text())
+    listed["files"]["onnx/stale.onnx"] = {"size": 3, "sha256": "0" * 64}
+    (bundle / "manifest.json").write_text(json.dumps(listed))
     build_bundle(peer("head64", "diffusers")[1], bundle, "fp32", overwrite=True, quiet=False)
     manifest = read_manifest(bundle)
     shown = capsys.readouterr().err

@@ -94,7 +94,10 @@ def test_table_on_standard_output(demo_bundle, tmp_path, capsys):
     assert main([str(demo_bundle), *arguments]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "demo, V4_TURBO_12 (12 steps), 128x128, prompts: 1, seeds from 0; reference: PyTorch in float32"
+    assert (
+        lines[0]
+        == "demo, a schedule of its own (12 steps), 128x128, prompts: 1, seeds from 0; reference: PyTorch in float32"
+    )
     assert err == "" and [line.split()[0] for line in lines[3:7]] == [
         "text_encoder",
         "dit_cond",

@@ -33,6 +33,10 @@ def test_page_shows_all_pictures(verified, page):
 def test_page_says_it_in_words(verified, page):
     text = Page(page).text
     assert all(stage in text for stage in ("text_encoder", "dit_cond", "dit_uncond", "vae_decoder"))
-    assert "V4_TURBO_12" in text and "5 to 6" in text and "weights + activations (a scale for each token)" in text
+    assert (
+        "a schedule of its own" in text
+        and "5 to 6" in text
+        and "weights + activations (a scale for each token)" in text
+    )
     assert PROMPTS[1] in text and "relative velocity error" in text and "none" in text
     assert page.count('class="line"') == 2 * 4  # four lines, and the four of the legend

@@ -31,7 +31,11 @@ def test_json(verified):
         "bundles",
     ]
     assert (data["format"], data["version"], data["checkpoint"]) == ("ideogram4-quality", 1, "demo")
-    assert (data["preset"], data["steps"], len(data["guidance"])) == ("V4_TURBO_12", STEPS, STEPS)
+    assert (data["preset"], data["steps"], len(data["guidance"])) == (
+        None,
+        STEPS,
+        STEPS,
+    )  # the demo has a guidance of its own
     assert [(p["prompt"], p["seed"]) for p in data["prompts"]] == [(PROMPTS[0], 5), (PROMPTS[1], 6)]
     assert len(data["time_rounding"]) == 2 and data["time_rounding"][0].keys() == {"max_difference", "psnr", "ssim"}
     exact, quantized = data["bundles"]

@@ -10,6 +10,7 @@ from support import peers
 
 from model.checkpoint.directory import open_checkpoint
 from model.checkpoint.tensor_files import CheckpointError
+from runtime.errors import shown
 
 DIT = "transformer/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -241,7 +242,7 @@ def test_shards_elsewhere(checkpoint, where):
     name = where.format(first, absolute=index.parent / first)
     data["weight_map"] = {tensor: name if shard == first else shard for tensor, shard in data["weight_map"].items()}
     index.write_text(json.dumps(data))
-    refused(directory, f"{index} names the shard {name!r}, wanted the name of a file beside it")
+    refused(directory, f"{index} names the shard {shown(name)}, wanted the name of a file beside it")
 
 
 @pytest.mark.parametrize(
