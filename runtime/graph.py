@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.bundle.graph_specs import TensorSpec
+from runtime.errors import SAID, cut
 
 
 class Graph(Protocol):
@@ -34,7 +35,8 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: dict[str, np.n
     Dimensions that vary are only compared in rank here; the graph itself rejects sizes that do not fit together.
     """
     if set(feeds) != {spec.name for spec in inputs}:
-        raise ValueError(f"graph {name} got the inputs {sorted(feeds)}, wanted {sorted(s.name for s in inputs)}")
+        wanted = ", ".join(sorted(spec.name for spec in inputs))
+        raise ValueError(f"graph {name} got the inputs {', '.join(sorted(feeds))}, wanted {cut(wanted, SAID)}")
     for spec in inputs:
         array = feeds[spec.name]
         fits = len(array.shape) == len(spec.shape) and all(

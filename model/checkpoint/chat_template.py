@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from model.checkpoint.tensor_files import CheckpointError, read_json
+from runtime.errors import SAID, cut
 
 _PROBES = ("\ue000first probe\ue001", "\ue000second\nprobe\ue001")
 
@@ -74,7 +75,7 @@ def render(template: str, prompt: str, tokenizer: Path) -> str:
         AttributeError,
     ) as error:
         # A template is a program of the checkpoint's: it can fail in any of these ways.
-        raise CheckpointError(f"{tokenizer}: the chat template fails: {error}") from error
+        raise CheckpointError(f"{tokenizer}: the chat template fails: {cut(str(error), SAID)}") from error
 
 
 def _raise(message: str) -> NoReturn:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from export.reporting.text_table import aligned
 from runtime.console import guard
 from scripts.fuzz.campaign import Campaign, Results
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.minutes > 0 or not args.workers > 0:
         raise ValueError(f"--minutes is {args.minutes:g} and --workers {args.workers}, wanted numbers above 0")
     os.environ |= SETTINGS
+    torch.set_num_threads(1)  # it has been imported, and does not look at the environment any more
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
         print(f"{PROGRAM}: building a tiny bundle; seed {args.seed}", file=sys.stderr)
